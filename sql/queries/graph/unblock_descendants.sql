@@ -1,0 +1,31 @@
+-- Lets everything wait again that was blocked by a job which may complete after all, unless something else blocks it too:
+-- `reached` is what hangs below the job, `held` what is still blocked in it, because a parent outside of it is dead or a parent in it is held.
+-- $1 job id
+with recursive reached (id) as (
+    select j.id
+    from dependencies d
+    join jobs j on j.id = d.job_id
+    where d.depends_on = $1 and j.status = 'BLOCKED'
+    union
+    select j.id
+    from reached
+    join dependencies d on d.depends_on = reached.id
+    join jobs j on j.id = d.job_id
+    where j.status = 'BLOCKED'
+), held (id) as (
+    select reached.id
+    from reached
+    join dependencies d on d.job_id = reached.id
+    join jobs parent on parent.id = d.depends_on
+    where parent.id <> $1 and parent.status in ('FAILED', 'BLOCKED', 'CANCELLED')
+      and not exists (select from reached inside where inside.id = parent.id)
+    union
+    select reached.id
+    from held
+    join dependencies d on d.depends_on = held.id
+    join reached on reached.id = d.job_id
+)
+update jobs
+set status = 'PENDING',
+    updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+where id = any (array (select id from reached except select id from held)) and status = 'BLOCKED'

@@ -1,0 +1,89 @@
+-- Claims the most urgent ready job of a project (highest priority, then oldest) that fits, and counts what could have been claimed.
+-- Always one row: without a job to give, its id is null.
+--
+-- The look is per task, since a job needs what its task needs: `heads` holds the first ready job of each task that fits, so that
+-- jobs which do not fit are never read, however many there are. Then the tasks are tried in the order of their heads. `skip locked`
+-- walks past jobs that another claim is taking; a task is left again at the next task's head, so that walking past a locked head
+-- does not prefer what is less urgent. Only if that finds nothing are the tasks tried to their ends.
+--
+-- Keep `id = any (array (...))`: a join with the update would hash all of `jobs` under a generic plan.
+-- $1 project id, $2 available cpu or 0 for any, $3 available accelerators or 0 for any, $4 where counting stops
+with fitting as materialized (
+    select t.id
+    from projects p
+    join tasks t on t.project_id = p.id
+    where p.id = $1 and p.status = 'ACTIVE'
+      and ($2::integer = 0 or t.required_cpu <= $2)
+      and ($3::integer = 0 or t.required_accelerators <= $3)
+), heads as materialized (
+    select fitting.id as task_id,
+           coalesce(lead(head.rank) over by_urgency, 2147483647) as next_rank,
+           coalesce(lead(head.id) over by_urgency, 9223372036854775807) as next_id
+    from fitting
+    cross join lateral (
+        select -j.priority as rank, j.id
+        from jobs j
+        where j.task_id = fitting.id and j.ready
+        order by -j.priority, j.id
+        limit 1
+    ) as head
+    window by_urgency as (order by head.rank, head.id)
+    order by head.rank, head.id
+), claimed as (
+    update jobs
+    set status = 'QUEUED', attempt = attempt + 1,
+        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+    where id = any (array (
+        (
+            select next.id
+            from heads
+            cross join lateral (
+                select j.id
+                from jobs j
+                where j.task_id = heads.task_id and j.ready and (-j.priority, j.id) < (heads.next_rank, heads.next_id)
+                order by -j.priority, j.id
+                limit 1
+                for no key update skip locked
+            ) as next
+        )
+        union all
+        (
+            select next.id
+            from heads
+            cross join lateral (
+                select j.id
+                from jobs j
+                where j.task_id = heads.task_id and j.ready
+                order by -j.priority, j.id
+                limit 1
+                for no key update skip locked
+            ) as next
+        )
+        limit 1
+    ))
+    returning id, name, project_id, task_id, parameters, status, priority, attempt, created_at, updated_at
+)
+select claimed.id, claimed.name, claimed.project_id, claimed.task_id, task.name as task_name, claimed.parameters, claimed.status,
+       claimed.priority, claimed.attempt, claimed.created_at, claimed.updated_at,
+       coalesce((
+           select json_object_agg(parent.id, parent.name order by parent.id)
+           from dependencies d
+           join jobs parent on parent.id = d.depends_on
+           where d.job_id = claimed.id
+       ), '{}') as depends,
+       (
+           select count(*)
+           from (
+               select
+               from fitting
+               cross join lateral (select from jobs j where j.task_id = fitting.id and j.ready limit $4) as fits
+               limit $4
+           ) as counted
+       ) as num_pending,
+       (
+           select count(*)
+           from (select from jobs j where j.project_id = $1 and j.waiting limit $4) as counted
+       ) as num_waiting
+from (select) as always
+left join claimed on true
+left join tasks task on task.id = claimed.task_id

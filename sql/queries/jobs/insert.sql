@@ -1,0 +1,15 @@
+-- Adds jobs of one project and gives back their ids, in the order they came in.
+-- $1 project id, then one array element a job: $2 names, $3 task ids, $4 parameters, $5 statuses, $6 priorities, $7 numbers of unmet dependencies
+with incoming as materialized (
+    select nextval(pg_get_serial_sequence('jobs', 'id')) as id, job.*
+    from unnest($2::text[], $3::bigint[], $4::json[], $5::text[], $6::integer[], $7::integer[])
+         with ordinality as job (name, task_id, parameters, status, priority, unmet, position)
+    order by position
+), added as (
+    insert into jobs (id, project_id, task_id, name, parameters, status, priority, unmet)
+    select id, $1, task_id, name, parameters, status, priority, unmet
+    from incoming
+    order by position
+)
+select coalesce(array_agg(id order by position), '{}') as ids
+from incoming

@@ -1,0 +1,4 @@
+-- Deletes a project; its tasks, jobs and edges go with it by cascade.
+-- $1 project id
+delete from projects
+where id = $1

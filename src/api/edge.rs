@@ -1,0 +1,148 @@
+//! The outermost layer: what every request goes through, whatever becomes of it.
+//!
+//! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use percent_encoding::percent_decode_str;
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+};
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{
+    Error,
+    extract::{Deadline, Limits},
+    routes::MatchedPath,
+};
+
+/// The header that carries a request's id in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the body extractor needs to say that a body was too slow, before the whole request is given up.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The outermost endpoint.
+pub struct Edge<E> {
+    inner: E,
+    limits: Limits,
+    timeout: Duration,
+}
+
+impl<E> Edge<E> {
+    /// Everything in `inner` must be answered within `timeout`.
+    pub fn new(inner: E, limits: Limits, timeout: Duration) -> Self {
+        Self { inner, limits, timeout }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let id = request_id(&request);
+        let span = tracing::info_span!("request", id);
+        Ok(self.answer(request, id).instrument(span).await)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Edge<E> {
+    async fn answer(&self, mut request: Request, id: String) -> Response {
+        let mut line = Line::new(&request);
+        let deadline = Deadline::after(self.timeout);
+        request.set_data(deadline);
+        request.set_data(self.limits);
+        let result = match check_target(&request) {
+            Ok(()) => {
+                let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+                timeout_at(deadline.instant() + GRACE, answer).await
+            }
+            Err(error) => Ok(Ok(Err(error.into()))),
+        };
+        let (error, path) = match result {
+            Ok(Ok(Ok(mut response))) => {
+                let path = response.extensions_mut().remove::<MatchedPath>();
+                line.finish(response.status(), path);
+                return finish(response, &id);
+            }
+            Ok(Ok(Err(error))) => {
+                let path = error.data::<MatchedPath>().cloned();
+                (Error::from_framework(error), path)
+            }
+            Ok(Err(panic)) => (Error::internal(format!("panic: {}", panic_text(&*panic))), None),
+            Err(_) => (Error::unavailable("The server could not answer in time. Try again in a moment."), None),
+        };
+        line.finish(error.status(), path);
+        finish(error.into_response(&id), &id)
+    }
+}
+
+/// Refuses a path or query whose percent-encoding says nothing.
+fn check_target(request: &Request) -> Result<(), Error> {
+    let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());
+    let escapes_are_whole = target.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    });
+    if escapes_are_whole && percent_decode_str(target).decode_utf8().is_ok() {
+        return Ok(());
+    }
+    Err(Error::new(StatusCode::BAD_REQUEST, "The path or the query is not valid percent-encoded UTF-8."))
+}
+
+/// The caller's id for the request if it is one (at most 128 printable ASCII characters), or a new one.
+fn request_id(request: &Request) -> String {
+    let given = request.headers().get(&REQUEST_ID).map(HeaderValue::as_bytes).unwrap_or_default();
+    let usable = (1..=128).contains(&given.len()) && given.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    match std::str::from_utf8(given) {
+        Ok(given) if usable => given.to_owned(),
+        _ => Uuid::now_v7().to_string(),
+    }
+}
+
+fn finish(mut response: Response, id: &str) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("ids are printable ASCII"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
+}
+
+/// The request's line in the log. Written also when the client goes away and the request is dropped.
+struct Line {
+    method: String,
+    start: Instant,
+    written: bool,
+}
+
+impl Line {
+    fn new(request: &Request) -> Self {
+        Self { method: request.method().to_string(), start: Instant::now(), written: false }
+    }
+
+    fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
+        self.written = true;
+        // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
+        let route = path.as_ref().map_or("-", |path| &*path.0);
+        let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(method = self.method, route, status = status.as_u16(), duration_ms, "answered");
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.written {
+            let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
+            tracing::info!(method = self.method, duration_ms, "the client went away");
+        }
+    }
+}

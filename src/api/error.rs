@@ -1,0 +1,295 @@
+//! The one shape of everything that goes wrong: RFC 9457 problem details.
+//!
+//! An [`Error`] has two messages: `detail` is for the caller, `cause` for the log. What is not one of ours (an unknown route, a panic, an error of the
+//! framework) becomes one in [`Error::from_framework`], so that there is no second shape.
+
+use std::marker::PhantomData;
+
+use poem::{
+    Response,
+    error::{MethodNotAllowedError, NotFoundError, ResponseError, SizedLimitError},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse, Object,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
+    types::Type,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{postgres, queue};
+
+/// The media type of problem details.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Seconds after which trying again makes sense while a store is away or busy.
+const RETRY_SECONDS: u32 = 1;
+
+/// What went wrong, as RFC 9457 says it.
+#[derive(Debug, Clone, Serialize, Object)]
+pub struct Problem {
+    /// `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// One sentence for people: what is wrong, and what to do about it.
+    pub detail: String,
+    /// The request's id, also in the server's log.
+    pub request_id: String,
+    /// With 422: what is wrong where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(skip_serializing_if_is_empty)]
+    pub errors: Vec<Invalid>,
+}
+
+/// One invalid value in a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Object)]
+pub struct Invalid {
+    /// The way to the value: `["body", "jobs", 3, "name"]`.
+    pub loc: Vec<Value>,
+    /// What is wrong with it.
+    pub msg: String,
+    /// What kind of wrong, for programs: `missing`, `invalid`, `json_invalid`, `out_of_range`.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub kind: String,
+}
+
+/// Something that went wrong with a request.
+#[derive(Debug)]
+pub struct Error {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<Invalid>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A refusal with this status; `detail` is for the caller.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), errors: Vec::new(), headers: Vec::new(), cause: None }
+    }
+
+    /// 400: what the request says does not fit together.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 422 because of one value.
+    pub fn invalid(loc: Vec<Value>, kind: &'static str, msg: impl Into<String>) -> Self {
+        let msg = msg.into();
+        let place: Vec<String> = loc.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), ToOwned::to_owned)).collect();
+        let detail = format!("Invalid request: {}: {msg}.", place.join("."));
+        let errors = vec![Invalid { loc, msg, kind: kind.to_owned() }];
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// 500. The caller learns that it happened, the log learns what.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "The server failed to handle this request. Its log says why, under this request's id.";
+        Self { cause: Some(cause.into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
+    }
+
+    /// 503 with `Retry-After`.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS))
+    }
+
+    /// The same with another header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The same with something for the log.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Takes ours as they are and gives every other error of the framework our shape.
+    pub fn from_framework(error: poem::Error) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(error) => error,
+        };
+        if error.is::<NotFoundError>() {
+            return Self::new(StatusCode::NOT_FOUND, "There is no such path here. /docs lists those that there are.");
+        }
+        if error.is::<MethodNotAllowedError>() {
+            return Self::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method.");
+        }
+        if error.is::<SizedLimitError>() {
+            return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large.");
+        }
+        if error.status().is_client_error() {
+            let status = error.status();
+            return Self::new(status, "The request could not be read.").with_cause(error.to_string());
+        }
+        Self::internal(error.to_string())
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The answer, with the request's id in it. A 5xx is logged with all its causes; what a client does wrong is its own affair.
+    pub fn into_response(self, request_id: &str) -> Response {
+        if self.status.is_server_error() {
+            let chain = self.cause.as_deref().map(chain).unwrap_or_default();
+            tracing::error!(status = self.status.as_u16(), detail = self.detail, cause = chain, "request failed");
+        }
+        let problem = Problem {
+            kind: "about:blank".to_owned(),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            request_id: request_id.to_owned(),
+            errors: self.errors,
+        };
+        let body = serde_json::to_vec(&problem).expect("a problem is plain data");
+        let mut response = Response::builder().status(self.status).content_type(PROBLEM_JSON).body(body);
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// An error and what caused it, for the log.
+fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl ResponseError for Error {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<queue::Error> for Error {
+    fn from(error: queue::Error) -> Self {
+        use queue::Error::{
+            Archived, Circular, Database, NameTaken, NotFound, OtherProject, UnknownDependency, UnknownProject, UnknownTask, Waited,
+        };
+        match error {
+            NotFound(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            NameTaken(_) | Waited { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string())
+            }
+            Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Self {
+        if error.is_transient() {
+            return Self::unavailable("The database is not available right now. Try again in a moment.").with_cause(error);
+        }
+        Self::internal(error)
+    }
+}
+
+/// A status that an operation can end with, besides those that all of them share ([`super::document`]).
+pub trait Outcome {
+    /// The status and what it means.
+    const STATUSES: &'static [(u16, &'static str)];
+}
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])* $name:ident = $status:literal),* $(,)?) => {
+        $(
+            $(#[doc = $doc])*
+            #[derive(Debug)]
+            pub struct $name;
+            impl Outcome for $name {
+                const STATUSES: &'static [(u16, &'static str)] = &[($status, concat!($($doc),*))];
+            }
+        )*
+    };
+}
+
+outcomes! {
+    /// The request names something that does not exist, or does not fit together.
+    BadRequest = 400,
+    /// What the path names does not exist.
+    NotFound = 404,
+    /// It contradicts what is there; the detail says what.
+    Conflict = 409,
+}
+
+/// The operation has no outcome of its own.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl Outcome for Nothing {
+    const STATUSES: &'static [(u16, &'static str)] = &[];
+}
+
+impl<A: Outcome, B: Outcome> Outcome for (A, B) {
+    const STATUSES: &'static [(u16, &'static str)] = &[A::STATUSES[0], B::STATUSES[0]];
+}
+
+impl<A: Outcome, B: Outcome, C: Outcome> Outcome for (A, B, C) {
+    const STATUSES: &'static [(u16, &'static str)] = &[A::STATUSES[0], B::STATUSES[0], C::STATUSES[0]];
+}
+
+/// An [`Error`] of an operation that documents the outcomes `O`.
+#[derive(Debug)]
+pub struct Refusal<O = Nothing>(Error, PhantomData<fn() -> O>);
+
+impl<O, E: Into<Error>> From<E> for Refusal<O> {
+    fn from(error: E) -> Self {
+        Self(error.into(), PhantomData)
+    }
+}
+
+impl<O> From<Refusal<O>> for poem::Error {
+    fn from(refusal: Refusal<O>) -> Self {
+        refusal.0.into()
+    }
+}
+
+impl<O: Outcome> ApiResponse for Refusal<O> {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: O::STATUSES.iter().map(|(status, description)| problem_meta(*status, description)).collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+/// How the document describes a problem with this status.
+pub(super) fn problem_meta(status: u16, description: &'static str) -> MetaResponse {
+    MetaResponse {
+        description,
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType { content_type: PROBLEM_JSON, schema: Problem::schema_ref() }],
+        headers: Vec::new(),
+    }
+}

@@ -1,0 +1,212 @@
+//! JSON bodies.
+
+use std::marker::PhantomData;
+
+use poem::{
+    Request, RequestBody,
+    error::{ReadBodyError, SizedLimitError},
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaMediaType, MetaRequest, Registry},
+    types::Type,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::{Segment, Track};
+use tokio::time::timeout_at;
+
+use super::Deadline;
+use crate::api::Error;
+
+/// How large bodies may be, in bytes. Set by [`crate::api::edge`].
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Any request but a batch.
+    pub single: usize,
+    /// A batch.
+    pub batch: usize,
+}
+
+/// Which of the limits holds.
+pub trait Size {
+    /// The limit in bytes.
+    fn of(limits: &Limits) -> usize;
+}
+
+/// An ordinary body.
+#[derive(Debug)]
+pub struct Single;
+
+/// Many things in one body.
+#[derive(Debug)]
+pub struct Batch;
+
+impl Size for Single {
+    fn of(limits: &Limits) -> usize {
+        limits.single
+    }
+}
+
+impl Size for Batch {
+    fn of(limits: &Limits) -> usize {
+        limits.batch
+    }
+}
+
+/// A JSON body, read by serde. Unknown fields are ignored; anything else that is not as documented is refused with its place.
+#[derive(Debug)]
+pub struct Body<T, S = Single>(pub T, PhantomData<S>);
+
+impl<T, S> Body<T, S> {
+    /// What was sent.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T, S> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }];
+        Some(MetaRequest { description: None, required: true, content })
+    }
+
+    async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        check_type(request)?;
+        let limits: &Limits = request.data().expect("the edge sets the limits");
+        let deadline: &Deadline = request.data().expect("the edge sets the deadline");
+        let limit = S::of(limits);
+        let announced = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()).unwrap_or(0);
+        if usize::try_from(announced).unwrap_or(usize::MAX) > limit {
+            return Err(too_large(limit).into());
+        }
+        let bytes = timeout_at(deadline.instant(), body.take()?.into_bytes_limit(limit)).await;
+        let bytes = bytes.map_err(|_| too_slow())?.map_err(|error| unreadable(error, limit))?;
+        Ok(Self(parse(&bytes)?, PhantomData))
+    }
+}
+
+fn check_type(request: &Request) -> Result<(), Error> {
+    let coded = request.headers().get(header::CONTENT_ENCODING);
+    if coded.is_some_and(|coding| coding.as_bytes() != b"identity") {
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding."));
+    }
+    let given = match request.headers().get(header::CONTENT_TYPE) {
+        None => return Ok(()),
+        Some(given) => given.to_str().unwrap_or_default(),
+    };
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."))
+}
+
+fn too_large(limit: usize) -> Error {
+    let detail = format!("The request's body is larger than {limit} bytes: send less at once.");
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with_header(header::CONNECTION, HeaderValue::from_static("close"))
+}
+
+fn too_slow() -> Error {
+    let detail = "The request's body did not arrive in time.";
+    Error::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, HeaderValue::from_static("close"))
+}
+
+fn unreadable(error: ReadBodyError, limit: usize) -> Error {
+    match error {
+        ReadBodyError::PayloadTooLarge => too_large(limit),
+        error => Error::new(StatusCode::BAD_REQUEST, "The request's body ended early or could not be read.").with_cause(error),
+    }
+}
+
+impl From<SizedLimitError> for Error {
+    fn from(_: SizedLimitError) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large.")
+    }
+}
+
+/// Reads JSON; the error knows where it happened.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut track = Track::new();
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = T::deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
+    let value = value.map_err(|error| {
+        let mut loc = vec![Value::from("body")];
+        for segment in track.path().iter() {
+            match segment {
+                Segment::Map { key } => loc.push(Value::from(key.as_str())),
+                Segment::Seq { index } => loc.push(Value::from(*index)),
+                Segment::Enum { .. } | Segment::Unknown => {}
+            }
+        }
+        explain(loc, &error)
+    })?;
+    reader.end().map_err(|error| explain(vec![Value::from("body")], &error))?;
+    Ok(value)
+}
+
+fn explain(mut loc: Vec<Value>, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    if !error.is_data() {
+        return Error::invalid(vec![Value::from("body")], "json_invalid", format!("not JSON: {text}"));
+    }
+    // serde_json puts the position in the text, which says nothing to who sent it from a program.
+    let text = text.split(" at line ").next().unwrap_or_default();
+    match text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(field) => {
+            loc.push(Value::from(field));
+            Error::invalid(loc, "missing", "this field is required")
+        }
+        None => Error::invalid(loc, "invalid", text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Outer {
+        jobs: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Inner {
+        name: String,
+        priority: i32,
+    }
+
+    fn problem(text: &str) -> String {
+        parse::<Outer>(text.as_bytes()).expect_err("it is refused").to_string()
+    }
+
+    #[test]
+    fn an_error_names_its_place() {
+        let wrong = r#"{"jobs":[{"name":"a","priority":1},{"name":2,"priority":1}]}"#;
+        assert_eq!(problem(wrong), "Invalid request: body.jobs.1.name: invalid type: integer `2`, expected a string.");
+        assert_eq!(problem(r#"{"jobs":[{"name":"a"}]}"#), "Invalid request: body.jobs.0.priority: this field is required.");
+        assert_eq!(problem("{}"), "Invalid request: body.jobs: this field is required.");
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for text in ["", "{", "{\"jobs\":[]}x", "{\"jobs\":[],\"jobs\":[]}", "\u{0}", "{\"jobs\":[{\"name\":\"\\ud800\",\"priority\":1}]}"]
+        {
+            assert!(problem(text).starts_with("Invalid request: body"), "{text:?}: {}", problem(text));
+        }
+    }
+}

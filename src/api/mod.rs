@@ -1,0 +1,95 @@
+//! The HTTP API: a thin adapter over the features.
+//!
+//! A request goes through [`edge`] (id, deadline, log, the one error shape) and [`routes`] (path and method) into an operation. Each resource has a
+//! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`document`] describes.
+
+pub mod clients;
+mod delivery;
+pub mod docs;
+pub mod document;
+pub mod edge;
+pub mod error;
+pub mod extract;
+pub mod health;
+pub mod jobs;
+mod paging;
+pub mod projects;
+pub mod reply;
+pub mod routes;
+pub mod tasks;
+pub mod types;
+
+use poem::{Endpoint, Response};
+use poem_openapi::{OpenApi, Tags};
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::{Docs, Settings},
+    postgres::Database,
+    queue,
+    redis::Redis,
+};
+
+pub use error::{Error, Invalid, Problem};
+pub use extract::Scope;
+pub use health::Draining;
+
+/// What the operations are about.
+#[derive(Tags)]
+enum Tag {
+    /// Whether the server is well.
+    Health,
+    /// Projects and their queues.
+    Projects,
+    /// What jobs are made of.
+    Tasks,
+    /// Submitting, changing and claiming jobs.
+    Jobs,
+    /// The machines that run jobs.
+    Clients,
+}
+
+/// What the API needs of the process that it runs in.
+#[derive(Clone)]
+pub struct State {
+    /// Where everything is kept.
+    pub database: Database,
+    /// What servers share besides.
+    pub redis: Redis,
+    /// Whether the server is about to stop.
+    pub draining: Draining,
+    /// Work that must end before the process does.
+    pub tasks: TaskTracker,
+}
+
+/// All operations. There is one list of them: here.
+fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
+    let State { database, redis, draining, tasks } = state.clone();
+    let jobs = queue::jobs::Store::new(database.clone());
+    let projects = queue::projects::Store::new(database.clone());
+    (
+        health::Api { database: database.clone(), redis, draining },
+        projects::Api { projects: projects.clone(), jobs: jobs.clone() },
+        tasks::Api { tasks: queue::tasks::Store::new(database.clone()), projects },
+        jobs::Api { jobs, tasks, batch_limit },
+        clients::Api { clients: queue::clients::Store::new(database) },
+    )
+}
+
+/// The whole API as one endpoint, which answers everything and fails with nothing.
+pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
+    let api = || operations(state, settings.batch_limit_jobs);
+    let route = routes::routes(api());
+    let route = match settings.docs {
+        Docs::Off => route,
+        Docs::Public | Docs::Key => docs::add_to(route, &document::document(api())),
+    };
+    let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
+    edge::Edge::new(route, limits, settings.request_timeout())
+}
+
+/// The OpenAPI document.
+pub fn document(settings: &Settings, state: &State) -> Value {
+    document::document(operations(state, settings.batch_limit_jobs))
+}

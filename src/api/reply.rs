@@ -1,0 +1,122 @@
+//! Answers, written by serde straight into bytes: the order of the fields is theirs, and JSON that is stored as text goes out as it is.
+
+use poem::{
+    IntoResponse, Response,
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
+    types::Type,
+};
+use serde::Serialize;
+
+use crate::queue::Listing;
+
+/// The header that tells how many things a list has on all its pages.
+pub const TOTAL_COUNT: &str = "X-Total-Count";
+
+const JSON: &str = "application/json";
+
+/// 200 with a body.
+#[derive(Debug)]
+pub struct Reply<T>(pub T);
+
+/// 201 with a body and where the new thing is.
+#[derive(Debug)]
+pub struct Created<T> {
+    /// The new thing.
+    pub body: T,
+    /// Its path.
+    pub location: String,
+}
+
+/// 200 with a page of a list.
+#[derive(Debug)]
+pub struct Paged<T>(pub Listing<T>);
+
+/// 204.
+#[derive(Debug)]
+pub struct Gone;
+
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    Response::builder().status(status).content_type(JSON).body(serde_json::to_vec(body).expect("answers are plain data"))
+}
+
+impl<T: Serialize + Send> IntoResponse for Reply<T> {
+    fn into_response(self) -> Response {
+        json(StatusCode::OK, &self.0)
+    }
+}
+
+impl<T: Serialize + Send> IntoResponse for Created<T> {
+    fn into_response(self) -> Response {
+        let mut response = json(StatusCode::CREATED, &self.body);
+        let location = HeaderValue::from_str(&self.location).expect("paths of ids are ASCII");
+        response.headers_mut().insert(header::LOCATION, location);
+        response
+    }
+}
+
+impl<T: Serialize + Send> IntoResponse for Paged<T> {
+    fn into_response(self) -> Response {
+        let mut response = json(StatusCode::OK, &self.0.items);
+        response.headers_mut().insert(TOTAL_COUNT, HeaderValue::from(self.0.total));
+        response
+    }
+}
+
+impl IntoResponse for Gone {
+    fn into_response(self) -> Response {
+        StatusCode::NO_CONTENT.into_response()
+    }
+}
+
+impl<T: Type> ApiResponse for Reply<T> {
+    fn meta() -> MetaResponses {
+        response(200, "Done.", vec![MetaMediaType { content_type: JSON, schema: T::schema_ref() }], Vec::new())
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type> ApiResponse for Created<T> {
+    fn meta() -> MetaResponses {
+        let location = text_header("Location", "The path of what was made.", String::schema_ref());
+        response(201, "Made.", vec![MetaMediaType { content_type: JSON, schema: T::schema_ref() }], vec![location])
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type> ApiResponse for Paged<T> {
+    fn meta() -> MetaResponses {
+        let total = text_header(TOTAL_COUNT, "How many there are on all pages together.", i64::schema_ref());
+        let content = vec![MetaMediaType { content_type: JSON, schema: Vec::<T>::schema_ref() }];
+        response(200, "A page of the list, in the order of ids.", content, vec![total])
+    }
+
+    fn register(registry: &mut Registry) {
+        Vec::<T>::register(registry);
+    }
+}
+
+impl ApiResponse for Gone {
+    fn meta() -> MetaResponses {
+        response(204, "Deleted.", Vec::new(), Vec::new())
+    }
+
+    fn register(_registry: &mut Registry) {}
+}
+
+fn response(status: u16, description: &'static str, content: Vec<MetaMediaType>, headers: Vec<MetaHeader>) -> MetaResponses {
+    MetaResponses { responses: vec![MetaResponse { description, status: Some(status), status_range: None, content, headers }] }
+}
+
+pub(super) fn text_header(name: &str, description: &str, schema: poem_openapi::registry::MetaSchemaRef) -> MetaHeader {
+    MetaHeader { name: name.to_owned(), description: Some(description.to_owned()), required: true, deprecated: false, schema }
+}

@@ -1,0 +1,83 @@
+//! The server put together: [`App::build`] from settings, [`App::run`] on a listener that was bound outside, until it is told to stop.
+
+use std::time::Duration;
+
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{self, Draining},
+    config::Settings,
+    http,
+    postgres::{self, Database, migrate},
+    redis::{self, Redis},
+};
+
+/// Why a server cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The settings do not describe a database.
+    #[error(transparent)]
+    Database(#[from] postgres::SetupError),
+    /// The settings do not describe a Redis server.
+    #[error(transparent)]
+    Redis(#[from] redis::SetupError),
+}
+
+/// One server.
+pub struct App {
+    settings: Settings,
+    state: api::State,
+}
+
+impl App {
+    /// Puts a server together. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if the settings do not describe the stores.
+    pub fn build(settings: Settings) -> Result<Self, BuildError> {
+        let database = Database::new(&settings)?;
+        let redis = Redis::new(&settings)?;
+        let state = api::State { database, redis, draining: Draining::default(), tasks: TaskTracker::new() };
+        Ok(Self { settings, state })
+    }
+
+    /// Whether the database has the schema that this server was made for.
+    ///
+    /// # Errors
+    ///
+    /// [`migrate::SchemaError`] if not, with what to run.
+    pub async fn verify_schema(&self) -> Result<(), migrate::SchemaError> {
+        migrate::verify(&self.state.database).await
+    }
+
+    /// The OpenAPI document.
+    pub fn document(&self) -> serde_json::Value {
+        api::document(&self.settings, &self.state)
+    }
+
+    /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let Self { settings, state } = self;
+        let limits = http::Limits {
+            connections: settings.max_connections,
+            head_timeout: Duration::from_secs(settings.header_timeout_seconds),
+            drain_timeout: settings.shutdown_timeout(),
+        };
+        let draining = state.draining.clone();
+        let begin = {
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                draining.begin();
+            }
+        };
+        tokio::join!(begin, http::serve(listener, api::endpoint(&settings, &state), limits, stop));
+        state.tasks.close();
+        if timeout(settings.shutdown_timeout(), state.tasks.wait()).await.is_err() {
+            tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED");
+        }
+        state.database.close();
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line.
+
+mod migrate;
+mod openapi;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Effective, Sources, load};
+
+/// A job queue that labs, private clouds and research clusters run for themselves.
+#[derive(Debug, Parser)]
+#[command(name = "whatsnext", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API.
+    Serve(serve::Arguments),
+    /// Bring the database's schema up to date. May be run at any time, by several at once.
+    Migrate(ConfigArguments),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+/// Where settings come from, for every command that needs them.
+#[derive(Debug, Args)]
+struct ConfigArguments {
+    /// A TOML file with settings; deploy/config/default.toml lists them all.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting, stronger than any other source. May be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    settings: Vec<(String, String)>,
+}
+
+impl ConfigArguments {
+    fn load(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Effective> {
+        let flags = self.settings.iter().cloned().chain(more).collect();
+        Ok(load(&Sources::of_process(self.config.clone(), flags))?)
+    }
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.trim().to_lowercase(), value.to_owned()))
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            match cli.command {
+                Command::Serve(arguments) => serve::run(&arguments).await,
+                Command::Migrate(arguments) => migrate::run(&arguments).await,
+                Command::Openapi => openapi::run(),
+            }
+        })
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+#[expect(clippy::print_stderr, reason = "this is what standard error is for")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("whatsnext: {error:#}");
+}

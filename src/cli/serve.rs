@@ -1,0 +1,85 @@
+//! `whatsnext serve`
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::ConfigArguments;
+use crate::{
+    app::App,
+    config::{Effective, warnings},
+    http, telemetry,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// The address to listen on.
+    #[arg(long)]
+    host: Option<String>,
+    /// The port to listen on; 0 for any that is free.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Print the settings in force, secrets masked, with what there is to say of them, and stop.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let host = arguments.host.clone().map(|host| ("host".to_owned(), host));
+    let port = arguments.port.map(|port| ("port".to_owned(), port.to_string()));
+    let effective = arguments.config.load(host.into_iter().chain(port))?;
+    if arguments.check {
+        return check(&effective);
+    }
+    let settings = effective.settings.clone();
+    let _guard = telemetry::init(settings.log_format, &settings.log_filter).context("log_filter")?;
+    for (name, meant) in &effective.suspects {
+        tracing::warn!(".env has `{name}`, which is no setting: did you mean `{meant}`?");
+    }
+    for warning in warnings(&settings) {
+        tracing::warn!("{warning}");
+    }
+    settings.refuse_unsafe()?;
+
+    let stop = stop_on_signal()?;
+    let app = App::build(settings.clone())?;
+    app.verify_schema().await?;
+    let listener = http::listen(&settings.host, settings.port, settings.reuse_port).await?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    app.run(listener, stop).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Cancelled by SIGTERM, and by Ctrl-C.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping: no new connections, requests in flight are finished");
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's output")]
+fn check(effective: &Effective) -> anyhow::Result<()> {
+    print!("{effective}");
+    for (name, meant) in &effective.suspects {
+        println!("# warning: .env has `{name}`, which is no setting: did you mean `{meant}`?");
+    }
+    for warning in warnings(&effective.settings) {
+        println!("# warning: {warning}");
+    }
+    App::build(effective.settings.clone())?;
+    Ok(effective.settings.refuse_unsafe()?)
+}

@@ -1,0 +1,121 @@
+//! What an operator should know of a configuration before it serves.
+
+use std::net::IpAddr;
+
+use secrecy::ExposeSecret;
+
+use super::{DatabaseTls, Docs, Settings};
+
+/// A configuration with which the server does not start.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Keys are not checked by this version, so it must be told to serve without.
+    #[error(
+        "this version does not check keys yet, and would let everybody in: set disable_auth=true to serve without authentication, \
+         on a network where everybody may do everything"
+    )]
+    AuthMissing,
+    /// What is sent could be read and changed on the way.
+    #[error(
+        "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
+         in front and set allow_plaintext=true, or listen on 127.0.0.1"
+    )]
+    Plaintext {
+        /// The configured host.
+        host: String,
+    },
+}
+
+impl Settings {
+    /// Whether the server may start like this at all.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Refusal`] that applies.
+    pub fn refuse_unsafe(&self) -> Result<(), Refusal> {
+        if !self.disable_auth {
+            return Err(Refusal::AuthMissing);
+        }
+        if !self.allow_plaintext && !is_loopback(&self.host) {
+            return Err(Refusal::Plaintext { host: self.host.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Combinations that work but carry a risk, each as one sentence.
+pub fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |applies: bool, text: &str| {
+        if applies {
+            warnings.push(text.to_owned());
+        }
+    };
+    warn(settings.disable_auth, "disable_auth=true: everybody who reaches this port may read, change and delete everything");
+    warn(!settings.api_keys.expose_secret().is_empty(), "api_keys is set, but this version does not check keys yet");
+    warn(settings.rate_limit_per_minute > 0, "rate_limit_per_minute is set, but this version does not limit requests yet");
+    warn(
+        !settings.cors_origins.is_empty() || settings.cors_allow_credentials,
+        "cors_* is set, but this version sends no CORS headers yet: browsers refuse other origins",
+    );
+    warn(
+        settings.allow_plaintext && !is_loopback(&settings.host),
+        "allow_plaintext=true: nothing but a proxy in front protects what is sent",
+    );
+    warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
+    warn(
+        settings.database_tls != DatabaseTls::VerifyFull && settings.database_is_remote(),
+        "the database is on another machine and database_tls is not verify-full: whoever sits between can pose as the database",
+    );
+    warnings
+}
+
+impl Settings {
+    fn database_is_remote(&self) -> bool {
+        let url = self.database_url.expose_secret();
+        let from_url = url.parse::<url::Url>().ok().and_then(|url| url.host_str().map(ToOwned::to_owned));
+        let host = match from_url {
+            Some(host) => host,
+            None if url.is_empty() => self.database_hostname.clone(),
+            None => return false,
+        };
+        !host.starts_with('/') && !host.starts_with("%2F") && !is_loopback(&host)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    fn settings(flags: &[(&str, &str)]) -> Settings {
+        let flags = flags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        load(&Sources { flags, ..Sources::default() }).expect("the defaults load").settings
+    }
+
+    #[test]
+    fn the_defaults_are_refused_because_nobody_said_that_everybody_may_come_in() {
+        assert_eq!(settings(&[]).refuse_unsafe(), Err(Refusal::AuthMissing));
+    }
+
+    #[test]
+    fn plain_http_off_loopback_needs_to_be_asked_for() {
+        let open = ("disable_auth", "true");
+        assert_eq!(settings(&[open, ("host", "0.0.0.0")]).refuse_unsafe(), Err(Refusal::Plaintext { host: "0.0.0.0".to_owned() }));
+        assert_eq!(settings(&[open, ("host", "0.0.0.0"), ("allow_plaintext", "true")]).refuse_unsafe(), Ok(()));
+        assert_eq!(settings(&[open, ("host", "::1")]).refuse_unsafe(), Ok(()));
+    }
+
+    #[test]
+    fn a_database_elsewhere_without_verified_tls_is_warned_of() {
+        let warned = |flags: &[(&str, &str)]| warnings(&settings(flags)).iter().any(|warning| warning.contains("pose as the database"));
+        assert!(warned(&[("database_hostname", "db.example.org")]));
+        assert!(warned(&[("database_url", "postgres://u:p@db.example.org/whatsnext")]));
+        assert!(!warned(&[("database_hostname", "db.example.org"), ("database_tls", "verify-full")]));
+        assert!(!warned(&[("database_hostname", "/run/postgresql")]));
+    }
+}

@@ -1,0 +1,348 @@
+//! Where settings come from, and which source wins.
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use ::config::{Config, Environment, File, FileFormat, Map, Value};
+
+use super::Settings;
+
+const DEFAULTS: &str = include_str!("../../deploy/config/default.toml");
+
+/// Settings that must never be shown. Each can come from a file named by `NAME_file` instead.
+const SECRETS: [&str; 4] = ["database_password", "database_url", "redis_url", "api_keys"];
+
+/// The sources besides the embedded defaults, weakest first.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// A TOML file (`--config`).
+    pub file: Option<PathBuf>,
+    /// A `.env` file; skipped if it does not exist.
+    pub dotenv: Option<PathBuf>,
+    /// The environment's variables.
+    pub environment: Vec<(String, String)>,
+    /// Flags, as setting and value.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The process's own environment and `.env` in its working directory.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self { file, dotenv: Some(PathBuf::from(".env")), environment: environment.collect(), flags }
+    }
+}
+
+/// Why the configuration cannot be used. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that was named cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A setting that does not exist.
+    #[error("unknown setting `{name}` in {place}{}", hint(.nearest))]
+    Unknown {
+        /// The name that was given.
+        name: String,
+        /// Where it was given.
+        place: String,
+        /// The existing setting that is most like it.
+        nearest: Option<String>,
+    },
+    /// Both a secret and the file to read it from were given.
+    #[error("both `{name}` and `{name}_file` are set: keep one of them")]
+    TwoSources {
+        /// The secret.
+        name: &'static str,
+    },
+    /// `.env` is not a list of NAME=VALUE lines.
+    #[error("{path} is not a list of NAME=VALUE lines: line starting `{start}`")]
+    NotDotenv {
+        /// The file.
+        path: PathBuf,
+        /// The line's name, never its value.
+        start: String,
+    },
+    /// A value of the wrong kind, or a file that is not TOML.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn hint(name: &Option<String>) -> String {
+    name.as_ref().map(|name| format!(": did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// What was loaded: the settings, and the table they were made of (for `serve --check`).
+#[derive(Debug)]
+pub struct Effective {
+    /// The settings.
+    pub settings: Settings,
+    /// Names in `.env` that look like misspelt settings, with what was probably meant. Other programs read that file too, so they are no error.
+    pub suspects: Vec<(String, String)>,
+    table: Map<String, Value>,
+}
+
+/// Loads the configuration.
+///
+/// # Errors
+///
+/// See [`Error`]; the text never contains a secret's value.
+pub fn load(sources: &Sources) -> Result<Effective, Error> {
+    let defaults = table(File::from_str(DEFAULTS, FileFormat::Toml))?;
+    let mut suspects = Vec::new();
+    let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+
+    if let Some(path) = &sources.file {
+        let text = read(path)?;
+        let file = table(File::from_str(&text, FileFormat::Toml)).map_err(|error| in_file(path, error))?;
+        for name in file.keys() {
+            known(&defaults, name, &path.display().to_string())?;
+        }
+        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+    }
+    if let Some(path) = sources.dotenv.as_deref().filter(|path| path.exists()) {
+        let variables = dotenv(path)?;
+        for (name, _) in &variables {
+            let name = name.to_lowercase();
+            if !defaults.contains_key(&name)
+                && let Some(meant) = closest(&defaults, &name)
+            {
+                suspects.push((name, meant));
+            }
+        }
+        builder = builder.add_source(variables_of(&defaults, &variables));
+    }
+    builder = builder.add_source(variables_of(&defaults, &sources.environment));
+    for (name, _) in &sources.flags {
+        known(&defaults, name, "the command line")?;
+    }
+    builder = builder.add_source(variables_of(&defaults, &sources.flags));
+
+    let mut config = builder.build().map_err(invalid)?;
+    for name in SECRETS {
+        config = from_file(config, &defaults, name)?;
+    }
+    let table = config.cache.clone().into_table().map_err(invalid)?;
+    let settings = config.try_deserialize().map_err(invalid)?;
+    Ok(Effective { settings, suspects, table })
+}
+
+/// The settings as TOML, secrets masked.
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<_> = self.table.keys().collect();
+        names.sort();
+        for name in names {
+            let value = self.table[name].to_string();
+            if SECRETS.contains(&name.as_str()) {
+                writeln!(f, "{name} = {:?}", masked(name, &value))?;
+            } else if value.parse::<f64>().is_ok() || value == "true" || value == "false" {
+                writeln!(f, "{name} = {value}")?;
+            } else {
+                writeln!(f, "{name} = {value:?}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A URL keeps what an operator needs to recognise it; anything else is hidden whole.
+fn masked(name: &str, value: &str) -> String {
+    const MASK: &str = "********";
+    match url::Url::parse(value) {
+        _ if value.is_empty() => String::new(),
+        Ok(mut url) if name.ends_with("_url") && url.has_host() => {
+            if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
+                return MASK.to_owned();
+            }
+            url.set_query(None);
+            url.to_string()
+        }
+        _ => MASK.to_owned(),
+    }
+}
+
+/// Puts the content of `NAME_file`, without its line end, in the place of `NAME`.
+fn from_file(config: Config, defaults: &Map<String, Value>, name: &'static str) -> Result<Config, Error> {
+    let path = config.get_string(&format!("{name}_file")).map_err(invalid)?;
+    if path.is_empty() {
+        return Ok(config);
+    }
+    let default = defaults.get(name).map(ToString::to_string).unwrap_or_default();
+    if config.get_string(name).map_err(invalid)? != default {
+        return Err(Error::TwoSources { name });
+    }
+    let secret = read(Path::new(&path))?.trim_end_matches(['\r', '\n']).to_owned();
+    Config::builder().add_source(config).set_override(name, secret).and_then(|builder| builder.build()).map_err(invalid)
+}
+
+/// Those of the variables that are settings, whether written in upper or in lower case.
+fn variables_of(defaults: &Map<String, Value>, variables: &[(String, String)]) -> Environment {
+    let settings: HashMap<String, String> = variables
+        .iter()
+        .filter(|(name, _)| *name == name.to_uppercase() || *name == name.to_lowercase())
+        .map(|(name, value)| (name.to_lowercase(), value.clone()))
+        .filter(|(name, _)| defaults.contains_key(name))
+        .collect();
+    Environment::default().source(Some(settings))
+}
+
+fn known(defaults: &Map<String, Value>, name: &str, place: &str) -> Result<(), Error> {
+    if defaults.contains_key(name) {
+        return Ok(());
+    }
+    Err(Error::Unknown { name: name.to_owned(), place: place.to_owned(), nearest: closest(defaults, name) })
+}
+
+/// The setting most like `name`, if any is like it at all.
+fn closest(defaults: &Map<String, Value>, name: &str) -> Option<String> {
+    defaults
+        .keys()
+        .map(|known| (strsim::jaro_winkler(known, &name.to_lowercase()), known))
+        .filter(|(likeness, _)| *likeness > 0.85)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, known)| known.clone())
+}
+
+fn dotenv(path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let lines = dotenvy::from_path_iter(path).map_err(|error| not_dotenv(path, error))?;
+    lines.map(|line| line.map_err(|error| not_dotenv(path, error))).collect()
+}
+
+fn not_dotenv(path: &Path, error: dotenvy::Error) -> Error {
+    let path = path.to_owned();
+    match error {
+        dotenvy::Error::Io(source) => Error::Unreadable { path, source },
+        dotenvy::Error::LineParse(line, _) => {
+            let name: String = line.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            Error::NotDotenv { path, start: name }
+        }
+        _ => Error::NotDotenv { path, start: String::new() },
+    }
+}
+
+fn table(source: File<::config::FileSourceString, FileFormat>) -> Result<Map<String, Value>, Error> {
+    let config = Config::builder().add_source(source).build().map_err(invalid)?;
+    config.cache.into_table().map_err(invalid)
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
+}
+
+fn in_file(path: &Path, error: Error) -> Error {
+    Error::Invalid(format!("{}: {error}", path.display()))
+}
+
+fn invalid(error: ::config::ConfigError) -> Error {
+    Error::Invalid(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::config::{DatabaseTls, LogFormat};
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("it can be written");
+        file
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_source_beats_the_one_before_it() {
+        let toml = file("port = 1\ndatabase_port = 1\ndatabase_pool_size = 1\nhost = \"from-file\"\n");
+        let dotenv = file("DATABASE_PORT=2\ndatabase_pool_size=2\nhost=from-dotenv\n");
+        let loaded = load(&Sources {
+            file: Some(toml.path().to_owned()),
+            dotenv: Some(dotenv.path().to_owned()),
+            environment: pairs(&[("DATABASE_POOL_SIZE", "3"), ("HOST", "from-environment"), ("PATH", "/bin")]),
+            flags: pairs(&[("host", "from-flag")]),
+        })
+        .expect("it loads")
+        .settings;
+        assert_eq!((loaded.port, loaded.database_port, loaded.database_pool_size), (1, 2, 3));
+        assert_eq!(loaded.host, "from-flag");
+    }
+
+    #[test]
+    fn the_settings_of_the_python_server_work_as_they_are() {
+        let dotenv = file(
+            "# .env file\ndatabase_hostname=db\ndatabase_port=5433\ndatabase_user=u\ndatabase_password=p\ndatabase_name=n\n\
+             api_keys=key1,key2,key3\nrate_limit_per_minute=100  # 0 = disabled\ncors_origins=https://your-app.com\n\
+             cors_allow_credentials=false\ncors_allow_methods=*\ncors_allow_headers=*\n",
+        );
+        let loaded = load(&Sources { dotenv: Some(dotenv.path().to_owned()), ..Sources::default() }).expect("it loads").settings;
+        assert_eq!((loaded.database_hostname.as_str(), loaded.database_port), ("db", 5433));
+        assert_eq!(loaded.api_keys.expose_secret(), "key1,key2,key3");
+        assert_eq!(loaded.rate_limit_per_minute, 100);
+    }
+
+    #[test]
+    fn a_misspelt_setting_in_a_file_is_an_error_that_names_the_right_one() {
+        let toml = file("databse_hostname = \"db\"\n");
+        let error = load(&Sources { file: Some(toml.path().to_owned()), ..Sources::default() }).expect_err("it is refused");
+        assert!(error.to_string().contains("did you mean `database_hostname`?"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_setting_in_dotenv_is_only_suspected() {
+        let dotenv = file("DATABSE_HOSTNAME=db\nCOMPOSE_PROJECT=x\n");
+        let loaded = load(&Sources { dotenv: Some(dotenv.path().to_owned()), ..Sources::default() }).expect("it loads");
+        assert_eq!(loaded.suspects, pairs(&[("databse_hostname", "database_hostname")]));
+    }
+
+    #[test]
+    fn a_secret_can_come_from_a_file_but_not_from_two_places() {
+        let secret = file("s3cret\n");
+        let path = secret.path().display().to_string();
+        let loaded = load(&Sources { environment: pairs(&[("DATABASE_PASSWORD_FILE", &path)]), ..Sources::default() });
+        assert_eq!(loaded.expect("it loads").settings.database_password.expose_secret(), "s3cret");
+
+        let both = pairs(&[("DATABASE_PASSWORD_FILE", &path), ("DATABASE_PASSWORD", "other")]);
+        let error = load(&Sources { environment: both, ..Sources::default() }).expect_err("it is refused");
+        assert!(matches!(error, Error::TwoSources { name: "database_password" }), "{error}");
+    }
+
+    #[test]
+    fn values_of_the_wrong_kind_are_named() {
+        for (name, value) in [("port", "eighty"), ("database_tls", "maybe"), ("disable_auth", "perhaps"), ("log_format", "xml")] {
+            let error = load(&Sources { flags: pairs(&[(name, value)]), ..Sources::default() }).expect_err("it is refused");
+            assert!(error.to_string().contains(name), "{name}: {error}");
+        }
+        let loaded = load(&Sources { flags: pairs(&[("database_tls", "verify-full"), ("log_format", "json")]), ..Sources::default() });
+        let loaded = loaded.expect("it loads").settings;
+        assert_eq!((loaded.database_tls, loaded.log_format), (DatabaseTls::VerifyFull, LogFormat::Json));
+    }
+
+    #[test]
+    fn secrets_are_masked_when_shown() {
+        let flags = pairs(&[
+            ("database_password", "canary-1"),
+            ("database_url", "postgres://user:canary-2@db:5432/whatsnext"),
+            ("redis_url", "redis://:canary-3@cache:6379/0"),
+            ("api_keys", "canary-4"),
+        ]);
+        let loaded = load(&Sources { flags, ..Sources::default() }).expect("it loads");
+        let shown = loaded.to_string();
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("db:5432/whatsnext") && shown.contains("cache:6379"), "{shown}");
+        assert!(!format!("{:?}", loaded.settings).contains("canary"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Configuration: plain data, loaded once at start.
+//!
+//! [`Settings`] is what the rest of the program sees. [`load`] makes it of the embedded defaults (`deploy/config/default.toml`, which
+//! documents every setting), a TOML file, `.env`, the environment and flags. [`check`] names combinations that an operator should know of.
+
+mod check;
+mod load;
+
+use std::{path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use check::{Refusal, warnings};
+pub use load::{Effective, Error, Sources, load};
+
+/// Everything that can be set. Names, units and defaults are those of `deploy/config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "deploy/config/default.toml documents each setting where operators read it")]
+pub struct Settings {
+    pub host: String,
+    pub port: u16,
+    pub reuse_port: bool,
+    pub allow_plaintext: bool,
+    pub max_connections: usize,
+
+    pub database_hostname: String,
+    pub database_port: u16,
+    pub database_user: String,
+    pub database_password: SecretString,
+    pub database_name: String,
+    pub database_url: SecretString,
+    pub database_tls: DatabaseTls,
+    pub database_ca_file: PathBuf,
+    pub database_pool_size: usize,
+    pub database_connect_timeout_seconds: u64,
+    pub database_checkout_timeout_seconds: u64,
+    pub database_statement_timeout_seconds: u64,
+
+    pub redis_url: SecretString,
+    pub redis_pool_size: usize,
+    pub redis_timeout_milliseconds: u64,
+
+    pub disable_auth: bool,
+    pub api_keys: SecretString,
+    pub rate_limit_per_minute: u32,
+    pub cors_origins: String,
+    pub cors_allow_credentials: bool,
+    pub cors_allow_methods: String,
+    pub cors_allow_headers: String,
+    pub docs: Docs,
+
+    pub body_limit_bytes: usize,
+    pub batch_limit_bytes: usize,
+    pub batch_limit_jobs: usize,
+    pub header_timeout_seconds: u64,
+    pub request_timeout_seconds: u64,
+    pub shutdown_timeout_seconds: u64,
+
+    pub log_format: LogFormat,
+    pub log_filter: String,
+}
+
+/// How the connection to PostgreSQL is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatabaseTls {
+    /// Never encrypted.
+    Disable,
+    /// Encrypted if the server offers it; the server's certificate is not checked.
+    Prefer,
+    /// Always encrypted; the server's certificate is not checked.
+    Require,
+    /// Always encrypted; the certificate must be valid and carry the host's name.
+    VerifyFull,
+}
+
+/// Who may read the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Docs {
+    /// Everybody.
+    Public,
+    /// Whoever may read.
+    Key,
+    /// Nobody: the routes do not exist.
+    Off,
+}
+
+/// What a line of the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Settings {
+    /// How long a request may take from its first byte to its answer.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_timeout_seconds)
+    }
+
+    /// How long requests in flight have after the signal to stop.
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+}

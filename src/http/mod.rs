@@ -1,0 +1,140 @@
+//! Connections: the accept loop, their time-outs and number, and how they end.
+//!
+//! The loop is ours and not `poem::Server`, which sets no TCP_NODELAY, waits for ever for a request's headers, and spins when the process has no file
+//! descriptor left. hyper speaks HTTP/1.1 and HTTP/2 here; everything above it is a poem [`Endpoint`].
+
+mod listen;
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
+};
+use poem::{
+    Addr, Endpoint, Response,
+    http::uri::Scheme,
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use listen::{ListenError, listen};
+
+/// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
+const REST: Duration = Duration::from_millis(100);
+
+/// The largest request line with headers, in bytes.
+const HEAD_LIMIT: usize = 64 * 1024;
+
+/// HTTP/2 requests at once on one connection.
+const STREAMS: u32 = 128;
+
+/// Limits of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// From when a connection waits for a request until its headers are there; then it is closed. So this is also how long an idle connection stays.
+    pub head_timeout: Duration,
+    /// From the signal to stop until what is still open is cut.
+    pub drain_timeout: Duration,
+}
+
+/// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns.
+pub async fn serve<E>(listener: TcpListener, endpoint: E, limits: Limits, stop: CancellationToken)
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let endpoint = Arc::new(endpoint);
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
+    loop {
+        let permit = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (endpoint, watcher, cut) = (endpoint.clone(), graceful.watcher(), cut.clone());
+                tokio::spawn(async move {
+                    let served = connection(stream, peer, endpoint, limits.head_timeout, watcher);
+                    tokio::select! {
+                        () = cut.cancelled() => {}
+                        served = served => {
+                            if let Err(error) = served {
+                                tracing::debug!(%peer, error = &*error, "a connection ended early");
+                            }
+                        }
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for the moment");
+                sleep(REST).await;
+            }
+        }
+    }
+    drop(listener);
+    if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running at the end of shutdown_timeout_seconds and were cut");
+        cut.cancel();
+    }
+}
+
+async fn connection<E>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    endpoint: Arc<E>,
+    head_timeout: Duration,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    stream.set_nodelay(true)?;
+    let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
+    let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (endpoint, local, remote) = (endpoint.clone(), local.clone(), remote.clone());
+        async move {
+            let request = (request, local, remote, Scheme::HTTP).into();
+            Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(HEAD_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(head_timeout)
+        .keep_alive_timeout(head_timeout)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(HEAD_LIMIT).expect("it fits"));
+    watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+}
+
+/// Whether an accept failed because of that one connection, so that the next can be accepted at once.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted
+    )
+}

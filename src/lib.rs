@@ -1,0 +1,36 @@
+//! WhatsNext, a job queue that labs, private clouds and research clusters run for themselves.
+//!
+//! People submit jobs over HTTP; machines with free CPUs and GPUs ask what is next and run them. A server holds no state that another one needs:
+//! everything is in PostgreSQL, and what servers share besides is in Redis.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`app`] | one server put together, and how it runs and stops |
+//! | [`http`] | connections: accepting, time-outs, draining |
+//! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
+//! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
+//! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations |
+//! | [`telemetry`] | logs |
+//! | [`config`] | settings: plain data |
+//!
+//! # The import rule
+//!
+//! Imports go down only: `main → cli → app → {http, api} → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
+//! stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
+//!
+//! # Invariants
+//!
+//! - A change is one statement or one transaction; what follows from it for other jobs happens in the same one ([`queue::jobs::graph`]).
+//! - A claimed job has a client that received it, or goes back ([`queue::jobs::Handover`]).
+//! - A 5xx says nothing of the inside; the log says it, under the request's id ([`api::Error`]).
+
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod postgres;
+pub mod queue;
+pub mod redis;
+pub mod telemetry;

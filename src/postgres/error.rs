@@ -1,0 +1,55 @@
+//! What can go wrong between this program and PostgreSQL, sorted by what helps.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// An error of the database or on the way to it. Its text is for the log, never for a caller.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be had: the database is away, or all connections are in use.
+    #[error("no connection to the database")]
+    Connection(#[source] PoolError),
+    /// A statement failed.
+    #[error("the statement {name} failed")]
+    Statement {
+        /// The statement's name.
+        name: &'static str,
+        /// Why.
+        source: tokio_postgres::Error,
+    },
+    /// A transaction could not be begun or committed.
+    #[error("a transaction failed")]
+    Transaction(#[source] tokio_postgres::Error),
+}
+
+impl Error {
+    /// Whether the same request may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        let Some(source) = self.source() else { return true };
+        let Some(state) = source.code() else { return true };
+        // Connection exceptions, transaction rollback, insufficient resources, operator intervention (restart, statement time-out),
+        // and a server that has become a standby.
+        ["08", "40", "53", "57"].iter().any(|class| state.code().starts_with(class))
+            || *state == SqlState::LOCK_NOT_AVAILABLE
+            || *state == SqlState::READ_ONLY_SQL_TRANSACTION
+    }
+
+    /// Whether the transaction lost against another one and may be run again at once.
+    pub fn is_conflict(&self) -> bool {
+        self.source()
+            .and_then(tokio_postgres::Error::code)
+            .is_some_and(|state| *state == SqlState::T_R_DEADLOCK_DETECTED || *state == SqlState::T_R_SERIALIZATION_FAILURE)
+    }
+
+    /// The name of the constraint that refused a change.
+    pub fn constraint(&self) -> Option<&str> {
+        self.source()?.as_db_error()?.constraint()
+    }
+
+    fn source(&self) -> Option<&tokio_postgres::Error> {
+        match self {
+            Self::Connection(_) => None,
+            Self::Statement { source, .. } | Self::Transaction(source) => Some(source),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! PostgreSQL: one pool of connections, prepared statements, transactions, migrations.
+
+mod error;
+pub mod migrate;
+pub mod query;
+mod tls;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use secrecy::ExposeSecret;
+
+use crate::config::{DatabaseTls, Settings};
+
+pub use deadpool_postgres::{Client, GenericClient, Transaction};
+pub use error::Error;
+pub use query::Query;
+pub use tokio_postgres::{Row, types};
+
+/// How often a transaction that lost a deadlock is run again before the caller is told to.
+const ATTEMPTS: u32 = 5;
+
+/// The settings do not describe a database.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// `database_url` cannot be read. Its text is not repeated: it may hold a password.
+    #[error("database_url is not of the form postgres://user:password@host:port/name")]
+    Url,
+    /// The authorities to trust cannot be loaded.
+    #[error("database_ca_file: {0}")]
+    Authorities(String),
+    /// The pool cannot be made.
+    #[error("the connection pool cannot be made: {0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
+
+/// The way to the database; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: Pool,
+}
+
+/// What happens in one transaction. (A trait and not a closure because futures of closures that borrow cannot be shown to be `Send`.)
+pub trait Work: Sync {
+    /// What comes of it.
+    type Output: Send;
+    /// What can go wrong.
+    type Error: WorkError + Send;
+
+    /// Does it. May be run more than once ([`Database::transaction`]), so it must change nothing outside of the transaction.
+    fn run(&self, transaction: &Transaction<'_>) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+}
+
+/// An error that a transaction's work may end with.
+pub trait WorkError: From<Error> {
+    /// The database's part in it, if it had one.
+    fn database(&self) -> Option<&Error>;
+}
+
+impl WorkError for Error {
+    fn database(&self) -> Option<&Error> {
+        Some(self)
+    }
+}
+
+impl Database {
+    /// Makes the pool. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if the settings do not describe a database.
+    pub fn new(settings: &Settings) -> Result<Self, SetupError> {
+        let config = connection_config(settings)?;
+        let tls = tls::connector(settings)?;
+        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let checkout = Duration::from_secs(settings.database_checkout_timeout_seconds);
+        let connect = Duration::from_secs(settings.database_connect_timeout_seconds);
+        let pool = Pool::builder(manager)
+            .max_size(settings.database_pool_size)
+            .timeouts(Timeouts { wait: Some(checkout), create: Some(connect), recycle: Some(connect) })
+            .runtime(Runtime::Tokio1)
+            .build()?;
+        Ok(Self { pool })
+    }
+
+    /// A connection, given back to the pool when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] after the configured time, if there is none.
+    pub async fn client(&self) -> Result<Client, Error> {
+        self.pool.get().await.map_err(Error::Connection)
+    }
+
+    /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
+    /// transaction loses a deadlock it is run again from the start.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns, or the failure to begin or to commit.
+    pub async fn transaction<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
+        let mut attempt = 1;
+        loop {
+            let result = self.attempt(work).await;
+            match result {
+                Err(error) if attempt < ATTEMPTS && error.database().is_some_and(Error::is_conflict) => {
+                    tracing::debug!(attempt, "a transaction lost against another one and is run again");
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(Error::Transaction)?;
+        let value = work.run(&transaction).await?;
+        transaction.commit().await.map_err(Error::Transaction)?;
+        Ok(value)
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] if it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        query::schema::PING.one(&self.client().await?, &[]).await.map(drop)
+    }
+
+    /// Closes the pool: waiting checkouts fail, connections end when they are given back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// What to connect to, with the time-outs that hold for every connection.
+pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::Config, SetupError> {
+    let url = settings.database_url.expose_secret();
+    let mut config = if url.is_empty() {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&settings.database_hostname).port(settings.database_port).user(&settings.database_user).dbname(&settings.database_name);
+        config
+    } else {
+        url.parse().map_err(|_| SetupError::Url)?
+    };
+    if !settings.database_password.expose_secret().is_empty() {
+        config.password(settings.database_password.expose_secret());
+    }
+    let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
+    // JIT costs more than it gives for statements that take microseconds.
+    config
+        .options(format!("-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c jit=off"))
+        .application_name("whatsnext")
+        .connect_timeout(Duration::from_secs(settings.database_connect_timeout_seconds))
+        .keepalives_idle(Duration::from_secs(15))
+        .tcp_user_timeout(Duration::from_secs(10))
+        .ssl_mode(match settings.database_tls {
+            DatabaseTls::Disable => tokio_postgres::config::SslMode::Disable,
+            DatabaseTls::Prefer => tokio_postgres::config::SslMode::Prefer,
+            DatabaseTls::Require | DatabaseTls::VerifyFull => tokio_postgres::config::SslMode::Require,
+        });
+    if config.get_hosts().iter().all(|host| matches!(host, tokio_postgres::config::Host::Unix(_))) {
+        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+    }
+    Ok(config)
+}

@@ -1,0 +1,139 @@
+//! Every statement that this program sends to PostgreSQL, and the one way to send it.
+
+use deadpool_postgres::GenericClient;
+use tokio_postgres::{Row, types::ToSql};
+
+use super::Error;
+
+/// The values of a statement's `$1`, `$2` …
+pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// One statement of `sql/queries`. It is prepared once a connection and then reused.
+#[derive(Debug, Clone, Copy)]
+pub struct Query {
+    /// Folder and file, as in `jobs/claim`.
+    pub name: &'static str,
+    /// The statement, with the header that says what its parameters are.
+    pub sql: &'static str,
+}
+
+impl Query {
+    /// All rows.
+    pub async fn all(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Vec<Row>, Error> {
+        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
+        client.query(&statement, params).await.map_err(|error| self.failed(error))
+    }
+
+    /// The only row.
+    pub async fn one(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Row, Error> {
+        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
+        client.query_one(&statement, params).await.map_err(|error| self.failed(error))
+    }
+
+    /// The only row, if there is one.
+    pub async fn maybe(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Option<Row>, Error> {
+        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
+        client.query_opt(&statement, params).await.map_err(|error| self.failed(error))
+    }
+
+    /// How many rows were changed.
+    pub async fn execute(&self, client: &impl GenericClient, params: Params<'_>) -> Result<u64, Error> {
+        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
+        client.execute(&statement, params).await.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: tokio_postgres::Error) -> Error {
+        Error::Statement { name: self.name, source }
+    }
+}
+
+macro_rules! queries {
+    ($($folder:ident { $($name:ident = $file:literal),* $(,)? })*) => {
+        $(
+            #[doc = concat!("The statements of `sql/queries/", stringify!($folder), "`.")]
+            pub mod $folder {
+                use super::Query;
+                $(
+                    #[doc = concat!("`sql/queries/", stringify!($folder), "/", $file, ".sql`")]
+                    pub const $name: Query = Query {
+                        name: concat!(stringify!($folder), "/", $file),
+                        sql: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/queries/", stringify!($folder), "/", $file, ".sql")),
+                    };
+                )*
+            }
+        )*
+
+        /// All of them. A test prepares each against the migrated schema, and finds files that are not listed here.
+        pub const ALL: &[Query] = &[$($($folder::$name),*),*];
+    };
+}
+
+queries! {
+    clients {
+        DEACTIVATE = "deactivate",
+        DELETE = "delete",
+        GET = "get",
+        HEARTBEAT = "heartbeat",
+        LIST = "list",
+        UPDATE = "update",
+        UPSERT = "upsert",
+    }
+    graph {
+        ADD_EDGES = "add_edges",
+        ADJUST_CHILDREN = "adjust_children",
+        BLOCK_DESCENDANTS = "block_descendants",
+        CLEAR_QUEUE = "clear_queue",
+        DETACH_JOB = "detach_job",
+        DETACH_TASK = "detach_task",
+        EDGES = "edges",
+        HAS_CHILDREN = "has_children",
+        HAS_DEAD_PARENT = "has_dead_parent",
+        IS_ANCESTOR = "is_ancestor",
+        LOCK_EXCLUSIVE = "lock_exclusive",
+        LOCK_PARENTS = "lock_parents",
+        LOCK_QUEUE = "lock_queue",
+        LOCK_SHARED = "lock_shared",
+        LOCK_TASK_JOBS = "lock_task_jobs",
+        REMOVE_EDGES = "remove_edges",
+        SET_UNMET = "set_unmet",
+        UNBLOCK_DESCENDANTS = "unblock_descendants",
+        WAITING_CHILD = "waiting_child",
+        WAITING_CHILD_OF_TASK = "waiting_child_of_task",
+    }
+    jobs {
+        CLAIM = "claim",
+        DELETE = "delete",
+        GET = "get",
+        INSERT = "insert",
+        LIST = "list",
+        LIST_BY_PROJECT = "list_by_project",
+        LIST_BY_TASK = "list_by_task",
+        LOCK = "lock",
+        PARENTS = "parents",
+        SET_STATUS = "set_status",
+        UPDATE = "update",
+    }
+    projects {
+        DELETE = "delete",
+        GET = "get",
+        GET_BY_NAME = "get_by_name",
+        INSERT = "insert",
+        LIST = "list",
+        UPDATE = "update",
+    }
+    schema {
+        LOCK = "lock",
+        PING = "ping",
+        PRESENT = "present",
+        VERSION = "version",
+    }
+    tasks {
+        DELETE = "delete",
+        FOREIGN = "foreign",
+        GET = "get",
+        GET_BY_NAME = "get_by_name",
+        INSERT = "insert",
+        LIST = "list",
+        UPDATE = "update",
+    }
+}

@@ -1,0 +1,112 @@
+//! Clients in the database.
+
+use super::{Change, Client, Content};
+use crate::{
+    postgres::{Database, Query, Row, query::clients as sql},
+    queue::{Error, Listing, Page, Result, Thing},
+};
+
+/// The clients.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The clients of this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Registers a client, or refreshes the one with this id; active either way.
+    pub async fn register(&self, id: &str, content: &Content) -> Result<Client> {
+        let connection = self.database.client().await?;
+        let Content { name, entity, description, available_cpu, available_accelerators } = content;
+        let row = sql::UPSERT.one(&connection, &[&id, name, entity, description, available_cpu, available_accelerators]).await?;
+        Ok(client(&row))
+    }
+
+    /// One client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get(&self, id: &str) -> Result<Client> {
+        let connection = self.database.client().await?;
+        let row = sql::GET.maybe(&connection, &[&id]).await?;
+        row.map(|row| client(&row)).ok_or_else(|| not_found(id))
+    }
+
+    /// A page of all clients, or of the active ones.
+    pub async fn list(&self, active_only: bool, page: Page<&str>) -> Result<Listing<Client>> {
+        let connection = self.database.client().await?;
+        let rows = sql::LIST.all(&connection, &[&active_only, &page.after, &page.skip, &page.limit]).await?;
+        Ok(Listing::read(&rows, client, |row| row.get::<_, Option<&str>>("id").is_none()))
+    }
+
+    /// Changes a client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn update(&self, id: &str, change: &Change) -> Result<Client> {
+        let connection = self.database.client().await?;
+        let row = sql::UPDATE.maybe(&connection, &[&id, &change.available_cpu, &change.available_accelerators, &change.is_active]).await?;
+        row.map(|row| client(&row)).ok_or_else(|| not_found(id))
+    }
+
+    /// Notes that a client is alive; it is active again if it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn heartbeat(&self, id: &str) -> Result<()> {
+        self.change(&sql::HEARTBEAT, id).await
+    }
+
+    /// Marks a client as gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn deactivate(&self, id: &str) -> Result<()> {
+        self.change(&sql::DEACTIVATE, id).await
+    }
+
+    /// Forgets a client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        self.change(&sql::DELETE, id).await
+    }
+
+    async fn change(&self, query: &Query, id: &str) -> Result<()> {
+        let connection = self.database.client().await?;
+        match query.execute(&connection, &[&id]).await? {
+            0 => Err(not_found(id)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn not_found(id: &str) -> Error {
+    Error::NotFound(Thing::Client(id.to_owned()))
+}
+
+fn client(row: &Row) -> Client {
+    Client {
+        id: row.get("id"),
+        content: Content {
+            name: row.get("name"),
+            entity: row.get("entity"),
+            description: row.get("description"),
+            available_cpu: row.get("available_cpu"),
+            available_accelerators: row.get("available_accelerators"),
+        },
+        last_heartbeat: row.get("last_heartbeat"),
+        created_at: row.get("created_at"),
+        is_active: row.get("is_active"),
+    }
+}

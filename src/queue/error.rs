@@ -1,0 +1,101 @@
+//! What can go wrong in the queue.
+
+use std::fmt;
+
+use crate::postgres::{self, WorkError};
+
+/// A result of the queue.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Something that is addressed by an id or a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants are what they say")]
+pub enum Thing {
+    Project(i64),
+    ProjectNamed(String),
+    Task(i64),
+    TaskNamed(String),
+    Job(i64),
+    Client(String),
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Project(id) => write!(f, "project {id}"),
+            Self::ProjectNamed(name) => write!(f, "project named {name:?}"),
+            Self::Task(id) => write!(f, "task {id}"),
+            Self::TaskNamed(name) => write!(f, "task named {name:?}"),
+            Self::Job(id) => write!(f, "job {id}"),
+            Self::Client(id) => write!(f, "client {id:?}"),
+        }
+    }
+}
+
+/// Why something was not done. All but the last are the caller's to mend, and their texts are for the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What the request is about does not exist.
+    #[error("There is no {0}.")]
+    NotFound(Thing),
+    /// A name that is taken already.
+    #[error("There is already a {0}: choose another name.")]
+    NameTaken(Thing),
+    /// A request that names a project which does not exist.
+    #[error("There is no project {0}.")]
+    UnknownProject(i64),
+    /// A task that is not the project's.
+    #[error("Project {project} has no task {task}.")]
+    UnknownTask {
+        /// The project.
+        project: i64,
+        /// The task.
+        task: i64,
+    },
+    /// A dependency that is not the project's.
+    #[error("Project {project} has no job {job} to depend on.")]
+    UnknownDependency {
+        /// The project.
+        project: i64,
+        /// The job that was to be depended on.
+        job: i64,
+    },
+    /// A dependency that would make a job wait for itself.
+    #[error("Job {0} would wait for itself: these dependencies are circular.")]
+    Circular(i64),
+    /// Jobs and tasks stay in the project in which they were made.
+    #[error("The {0} cannot be moved to project {1}: make a new one there.")]
+    OtherProject(Thing, i64),
+    /// An archived project where an active one is needed.
+    #[error("Project {0} is archived: set its status to ACTIVE first.")]
+    Archived(i64),
+    /// A job that others wait for cannot go.
+    #[error("Job {waiting} ({name:?}) still waits for {for_what}: delete that job first, or take the dependency from it.")]
+    Waited {
+        /// What was to be deleted: "job 5", "a job of task 7".
+        for_what: String,
+        /// The job that waits.
+        waiting: i64,
+        /// Its name.
+        name: String,
+    },
+    /// The database failed. The text is for the log.
+    #[error(transparent)]
+    Database(#[from] postgres::Error),
+}
+
+impl WorkError for Error {
+    fn database(&self) -> Option<&postgres::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// Translates a refusal by the constraint `name`; any other error stays what it is.
+    pub(super) fn on_constraint(error: postgres::Error, name: &str, translated: Self) -> Self {
+        if error.constraint() == Some(name) { translated } else { Self::Database(error) }
+    }
+}

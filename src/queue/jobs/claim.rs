@@ -1,0 +1,94 @@
+//! Taking the next job.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Job, Store, store};
+use crate::{
+    postgres::query::{jobs as sql, projects},
+    queue::{Error, Result, Thing},
+};
+
+/// Where counting stops, so that a claim does not get slower as the queue grows.
+const COUNT_CAP: i64 = 1000;
+
+/// How long a claim looks again while all jobs that it could have are locked by others: claims that are just being committed, or changes.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a client has for a job. Zero stands for "any": no filter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resources {
+    /// CPUs.
+    pub cpu: i32,
+    /// Accelerators.
+    pub accelerators: i32,
+}
+
+/// What a claim found.
+#[derive(Debug)]
+pub struct Claim {
+    /// The job, now QUEUED.
+    pub claimed: Option<Claimed>,
+    /// How many jobs this claim could have been given, the claimed one included: 0 exactly if there is none.
+    pub num_pending: i64,
+    /// How many jobs of the project wait for others.
+    pub num_waiting: i64,
+    /// Whether counting stopped, so that there may be more than the numbers say.
+    pub count_capped: bool,
+}
+
+/// A claimed job.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The job.
+    pub job: Job,
+    /// Its task's name.
+    pub task_name: String,
+    /// Which claim of this job it is: 1, 2, 3 …
+    pub attempt: i32,
+}
+
+impl Store {
+    /// Claims the most urgent ready job of a project that fits. The job is QUEUED when this returns, so a caller that cannot pass it on must
+    /// give it back ([`super::Handover`]).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for the project. An archived project has nothing to give.
+    pub async fn claim(&self, project_id: i64, resources: Resources) -> Result<Claim> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let claim = self.try_claim(project_id, resources).await?;
+            if claim.claimed.is_some() {
+                return Ok(claim);
+            }
+            if claim.num_pending == 0 || Instant::now() + pause > deadline {
+                self.check_project(project_id).await?;
+                return Ok(Claim { num_pending: 0, count_capped: claim.num_waiting == COUNT_CAP, ..claim });
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    async fn try_claim(&self, project_id: i64, resources: Resources) -> Result<Claim> {
+        let client = self.database.client().await?;
+        let row = sql::CLAIM.one(&client, &[&project_id, &resources.cpu, &resources.accelerators, &COUNT_CAP]).await?;
+        let (num_pending, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
+        let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed {
+            job: store::job(&row),
+            task_name: row.get("task_name"),
+            attempt: row.get("attempt"),
+        });
+        let count_capped = num_pending == COUNT_CAP || num_waiting == COUNT_CAP;
+        Ok(Claim { claimed, num_pending, num_waiting, count_capped })
+    }
+
+    async fn check_project(&self, project_id: i64) -> Result<()> {
+        let client = self.database.client().await?;
+        let project = projects::GET.maybe(&client, &[&project_id]).await?;
+        project.map(drop).ok_or(Error::NotFound(Thing::Project(project_id)))
+    }
+}

@@ -1,0 +1,79 @@
+//! Reading jobs.
+
+use serde_json::value::RawValue;
+
+use super::{Dependencies, Filter, Job, Parent, Status};
+use crate::{
+    postgres::{Database, Row, query::jobs as sql, types::Json},
+    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+};
+
+/// The jobs.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(super) database: Database,
+}
+
+impl Store {
+    /// The jobs of this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get(&self, id: i64) -> Result<Job> {
+        let client = self.database.client().await?;
+        let row = sql::GET.maybe(&client, &[&id]).await?;
+        row.map(|row| job(&row)).ok_or(Error::NotFound(Thing::Job(id)))
+    }
+
+    /// A page of all jobs, or of those that the filter lets through.
+    pub async fn list(&self, filter: Filter, page: Page<i64>) -> Result<Listing<Job>> {
+        let client = self.database.client().await?;
+        let status = filter.status.map(Status::as_str);
+        let Page { after, skip, limit } = page;
+        let rows = match (filter.task_id, filter.project_id) {
+            (Some(task), project) => sql::LIST_BY_TASK.all(&client, &[&status, &after, &skip, &limit, &task, &project]).await?,
+            (None, Some(project)) => sql::LIST_BY_PROJECT.all(&client, &[&status, &after, &skip, &limit, &project]).await?,
+            (None, None) => sql::LIST.all(&client, &[&status, &after, &skip, &limit]).await?,
+        };
+        Ok(Listing::read(&rows, job, no_number))
+    }
+
+    /// A job with what it depends on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn dependencies(&self, id: i64) -> Result<Dependencies> {
+        let client = self.database.client().await?;
+        let row = sql::GET.maybe(&client, &[&id]).await?.ok_or(Error::NotFound(Thing::Job(id)))?;
+        let parents = sql::PARENTS.all(&client, &[&id]).await?;
+        let parent = |row: &Row| Parent { id: row.get("id"), name: row.get("name"), status: status(row) };
+        Ok(Dependencies { job: job(&row), parents: parents.iter().map(parent).collect() })
+    }
+}
+
+pub(super) fn job(row: &Row) -> Job {
+    Job {
+        id: row.get("id"),
+        name: row.get("name"),
+        project_id: row.get("project_id"),
+        task_id: row.get("task_id"),
+        parameters: row.get::<_, Json<Box<RawValue>>>("parameters").0,
+        status: status(row),
+        priority: row.get("priority"),
+        depends: row.get::<_, Json<Box<RawValue>>>("depends").0,
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}
+
+pub(super) fn status(row: &Row) -> Status {
+    let status: &str = row.get("status");
+    status.parse().expect("jobs_status_check allows nothing else")
+}

@@ -1,0 +1,122 @@
+//! Adding jobs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::value::RawValue;
+
+use super::{NewJob, Status, Store, store};
+use crate::{
+    postgres::{
+        GenericClient, Row, Transaction, Work,
+        query::{graph, jobs as sql, projects, tasks},
+        types::Json,
+    },
+    queue::{Error, Result},
+};
+
+impl Store {
+    /// Adds jobs to a project, all or none, and returns their ids in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`].
+    pub async fn submit(&self, project_id: i64, jobs: &[NewJob]) -> Result<Vec<i64>> {
+        let added = if jobs.iter().all(|job| job.depends.is_empty()) {
+            let client = self.database.client().await?;
+            let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
+            insert(&client, project_id, &placed).await
+        } else {
+            self.database.transaction(&InsertBelow { project_id, jobs }).await
+        };
+        match added {
+            // The constraint says that a task is not the project's; which one, and whether it is the project that is missing, is asked now.
+            Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => Err(self.explain(project_id, jobs).await?),
+            added => added,
+        }
+    }
+
+    async fn explain(&self, project_id: i64, jobs: &[NewJob]) -> Result<Error> {
+        let client = self.database.client().await?;
+        if projects::GET.maybe(&client, &[&project_id]).await?.is_none() {
+            return Ok(Error::UnknownProject(project_id));
+        }
+        let wanted: Vec<i64> = jobs.iter().map(|job| job.task_id).collect();
+        let foreign = tasks::FOREIGN.maybe(&client, &[&project_id, &wanted]).await?;
+        // It may have been deleted just before and made anew since: then the first task is as good an answer as any.
+        let task = foreign.map_or_else(|| wanted.first().copied().unwrap_or_default(), |row| row.get("id"));
+        Ok(Error::UnknownTask { project: project_id, task })
+    }
+}
+
+/// A job with the place in the graph that its parents give it.
+struct Placed<'a> {
+    job: &'a NewJob,
+    status: Status,
+    unmet: i32,
+}
+
+/// Where a job stands that waits for nothing.
+fn free(asked: Status) -> Status {
+    if asked.is_waiting() { Status::Pending } else { asked }
+}
+
+/// Adding jobs of which some depend on others.
+struct InsertBelow<'a> {
+    project_id: i64,
+    jobs: &'a [NewJob],
+}
+
+impl Work for InsertBelow<'_> {
+    type Output = Vec<i64>;
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<i64>> {
+        let Self { project_id, jobs } = *self;
+        graph::LOCK_SHARED.maybe(transaction, &[&project_id]).await?.ok_or(Error::UnknownProject(project_id))?;
+        let wanted: BTreeSet<i64> = jobs.iter().flat_map(|job| job.depends.iter().copied()).collect();
+        let parents = lock_parents(transaction, project_id, &Vec::from_iter(wanted.iter().copied())).await?;
+        if let Some(missing) = wanted.iter().find(|id| !parents.contains_key(id)) {
+            return Err(Error::UnknownDependency { project: project_id, job: *missing });
+        }
+        let placed: Vec<_> = jobs.iter().map(|job| place(job, &parents)).collect();
+        let ids = insert(transaction, project_id, &placed).await?;
+        let (mut children, mut above) = (Vec::new(), Vec::new());
+        for (id, job) in ids.iter().zip(jobs) {
+            children.extend(job.depends.iter().map(|_| *id));
+            above.extend_from_slice(&job.depends);
+        }
+        add_edges(transaction, project_id, &children, &above).await?;
+        Ok(ids)
+    }
+}
+
+fn place<'a>(job: &'a NewJob, parents: &HashMap<i64, Status>) -> Placed<'a> {
+    let unmet = job.depends.iter().filter(|parent| parents[parent] != Status::Completed).count();
+    let blocked = job.depends.iter().any(|parent| parents[parent].is_dead());
+    let status = if job.status.is_waiting() && blocked { Status::Blocked } else { free(job.status) };
+    Placed { job, status, unmet: i32::try_from(unmet).expect("a request cannot hold two thousand million dependencies") }
+}
+
+async fn insert(client: &impl GenericClient, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
+    let names: Vec<&str> = placed.iter().map(|placed| placed.job.name.as_str()).collect();
+    let tasks: Vec<i64> = placed.iter().map(|placed| placed.job.task_id).collect();
+    let parameters: Vec<Json<&RawValue>> = placed.iter().map(|placed| Json(&*placed.job.parameters)).collect();
+    let statuses: Vec<&str> = placed.iter().map(|placed| placed.status.as_str()).collect();
+    let priorities: Vec<i32> = placed.iter().map(|placed| placed.job.priority).collect();
+    let unmet: Vec<i32> = placed.iter().map(|placed| placed.unmet).collect();
+    let row = sql::INSERT.one(client, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
+    Ok(row.get("ids"))
+}
+
+/// Locks jobs that others are to depend on, so that they cannot complete unseen, and tells their statuses. Those that the project does
+/// not have are missing in the answer.
+pub(super) async fn lock_parents(transaction: &Transaction<'_>, project_id: i64, ids: &[i64]) -> Result<HashMap<i64, Status>> {
+    let rows = graph::LOCK_PARENTS.all(transaction, &[&project_id, &ids]).await?;
+    Ok(rows.iter().map(|row: &Row| (row.get("id"), store::status(row))).collect())
+}
+
+/// Adds edges: each of `children` depends on the parent at the same place.
+pub(super) async fn add_edges(transaction: &Transaction<'_>, project_id: i64, children: &[i64], parents: &[i64]) -> Result<()> {
+    graph::ADD_EDGES.execute(transaction, &[&project_id, &children, &parents]).await?;
+    Ok(())
+}

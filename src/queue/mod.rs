@@ -1,0 +1,19 @@
+//! The queue: projects hold tasks, a job is one task with parameters, clients run jobs.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`projects`], [`tasks`], [`clients`] | each a `model` (no I/O) and a `store` (its SQL) |
+//! | [`jobs`] | submitting, changing, claiming; `graph` keeps what waits for what, `handover` loses no claimed job |
+//! | [`Error`] | what can go wrong, as a caller may know it |
+//!
+//! Every change is one statement or one transaction. The rules of the graph are in [`jobs::graph`].
+
+pub mod clients;
+mod error;
+pub mod jobs;
+mod page;
+pub mod projects;
+pub mod tasks;
+
+pub use error::{Error, Result, Thing};
+pub use page::{Listing, Page};

@@ -1,0 +1,42 @@
+//! Pages of lists.
+
+use crate::postgres::Row;
+
+/// Which part of a list is wanted. Lists are in the order of their ids.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<Id> {
+    /// Only what comes after this id (keyset paging: as fast on the last page as on the first).
+    pub after: Id,
+    /// How many to pass over.
+    pub skip: i64,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct Listing<T> {
+    /// The page.
+    pub items: Vec<T>,
+    /// How many there are on all pages together.
+    pub total: i64,
+}
+
+impl<T> Listing<T> {
+    /// Reads the rows of a `list*.sql` statement: each carries the total, and the only row of an empty page has no id.
+    pub(super) fn read(rows: &[Row], item: impl Fn(&Row) -> T, is_empty: impl Fn(&Row) -> bool) -> Self {
+        let total = rows.first().map_or(0, |row| row.get("total"));
+        let items = rows.iter().filter(|row| !is_empty(row)).map(item).collect();
+        Self { items, total }
+    }
+
+    /// The same page of something else.
+    pub fn map<U>(self, item: impl FnMut(T) -> U) -> Listing<U> {
+        Listing { items: self.items.into_iter().map(item).collect(), total: self.total }
+    }
+}
+
+/// Whether a list's row is the one that stands for an empty page of things with numbers as ids.
+pub(super) fn no_number(row: &Row) -> bool {
+    row.get::<_, Option<i64>>("id").is_none()
+}

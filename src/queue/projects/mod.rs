@@ -1,0 +1,7 @@
+//! Projects: what tasks and jobs belong to.
+
+mod model;
+mod store;
+
+pub use model::{Content, Project, Status};
+pub use store::Store;

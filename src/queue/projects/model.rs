@@ -1,0 +1,64 @@
+//! What a project is.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+
+/// A project.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are what they say")]
+pub struct Project {
+    pub id: i64,
+    pub content: Content,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a caller decides about a project.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// Unique among all projects.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// Whether it gives out jobs.
+    pub status: Status,
+}
+
+/// Whether a project is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Its ready jobs are given out.
+    Active,
+    /// It keeps everything and gives out nothing.
+    Archived,
+}
+
+impl Status {
+    /// As stored and sent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Archived => "ARCHIVED",
+        }
+    }
+}
+
+/// Not the name of a status.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be ACTIVE or ARCHIVED")]
+pub struct UnknownStatus;
+
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
+        [Self::Active, Self::Archived].into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text)).ok_or(UnknownStatus)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,115 @@
+//! Projects in the database.
+
+use super::{Content, Project, Status};
+use crate::{
+    postgres::{Database, Row, Transaction, Work, query::projects as sql},
+    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+};
+
+/// The projects.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The projects of this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Creates a project.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`].
+    pub async fn create(&self, content: &Content) -> Result<Project> {
+        let client = self.database.client().await?;
+        let row = sql::INSERT.one(&client, &[&content.name, &content.description, &content.status.as_str()]).await;
+        row.map(|row| project(&row)).map_err(|error| taken(error, content))
+    }
+
+    /// One project.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get(&self, id: i64) -> Result<Project> {
+        let client = self.database.client().await?;
+        let row = sql::GET.maybe(&client, &[&id]).await?;
+        row.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))
+    }
+
+    /// One project by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get_by_name(&self, name: &str) -> Result<Project> {
+        let client = self.database.client().await?;
+        let row = sql::GET_BY_NAME.maybe(&client, &[&name]).await?;
+        row.map(|row| project(&row)).ok_or_else(|| Error::NotFound(Thing::ProjectNamed(name.to_owned())))
+    }
+
+    /// A page of all projects, or of those with a status.
+    pub async fn list(&self, status: Option<Status>, page: Page<i64>) -> Result<Listing<Project>> {
+        let client = self.database.client().await?;
+        let rows = sql::LIST.all(&client, &[&status.map(Status::as_str), &page.after, &page.skip, &page.limit]).await?;
+        Ok(Listing::read(&rows, project, no_number))
+    }
+
+    /// Replaces what a project says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NameTaken`].
+    pub async fn update(&self, id: i64, content: &Content) -> Result<Project> {
+        let client = self.database.client().await?;
+        let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
+        row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))
+    }
+
+    /// Deletes a project with its tasks and jobs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn delete(&self, id: i64) -> Result<()> {
+        match self.database.transaction(&Delete { id }).await? {
+            0 => Err(Error::NotFound(Thing::Project(id))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A transaction of its own because the cascade may lose a deadlock against a job that is just completing, and is then run again.
+struct Delete {
+    id: i64,
+}
+
+impl Work for Delete {
+    type Output = u64;
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<u64> {
+        Ok(sql::DELETE.execute(transaction, &[&self.id]).await?)
+    }
+}
+
+fn taken(error: crate::postgres::Error, content: &Content) -> Error {
+    Error::on_constraint(error, "projects_name_key", Error::NameTaken(Thing::ProjectNamed(content.name.clone())))
+}
+
+fn project(row: &Row) -> Project {
+    let status: &str = row.get("status");
+    Project {
+        id: row.get("id"),
+        content: Content {
+            name: row.get("name"),
+            description: row.get("description"),
+            status: status.parse().expect("projects_status_check allows nothing else"),
+        },
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}

@@ -1,0 +1,142 @@
+//! Tasks in the database.
+
+use super::{Change, Content, Task};
+use crate::{
+    postgres::{
+        Database, Row, Transaction, Work,
+        query::{graph, tasks as sql},
+    },
+    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+};
+
+/// The tasks.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The tasks of this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Creates a task.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownProject`], [`Error::NameTaken`].
+    pub async fn create(&self, project_id: i64, content: &Content) -> Result<Task> {
+        let client = self.database.client().await?;
+        let Content { name, command_template, required_cpu, required_accelerators } = content;
+        let row = sql::INSERT.one(&client, &[&project_id, name, command_template, required_cpu, required_accelerators]).await;
+        row.map(|row| task(&row)).map_err(|error| match error.constraint() {
+            Some("tasks_project_fkey") => Error::UnknownProject(project_id),
+            Some("tasks_name_key") => Error::NameTaken(Thing::TaskNamed(name.clone())),
+            _ => error.into(),
+        })
+    }
+
+    /// One task.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get(&self, id: i64) -> Result<Task> {
+        let client = self.database.client().await?;
+        let row = sql::GET.maybe(&client, &[&id]).await?;
+        row.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))
+    }
+
+    /// One task by its name: the project's, or the oldest of that name if no project is given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn get_by_name(&self, name: &str, project_id: Option<i64>) -> Result<Task> {
+        let client = self.database.client().await?;
+        let row = sql::GET_BY_NAME.maybe(&client, &[&name, &project_id]).await?;
+        row.map(|row| task(&row)).ok_or_else(|| Error::NotFound(Thing::TaskNamed(name.to_owned())))
+    }
+
+    /// A page of a project's tasks.
+    pub async fn list(&self, project_id: i64, page: Page<i64>) -> Result<Listing<Task>> {
+        let client = self.database.client().await?;
+        let rows = sql::LIST.all(&client, &[&project_id, &page.after, &page.skip, &page.limit]).await?;
+        Ok(Listing::read(&rows, task, no_number))
+    }
+
+    /// Changes a task. A changed requirement holds at once for all its jobs that are not claimed yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::OtherProject`], [`Error::NameTaken`].
+    pub async fn update(&self, id: i64, change: &Change) -> Result<Task> {
+        if let Some(project_id) = change.project_id
+            && self.get(id).await?.project_id != project_id
+        {
+            return Err(Error::OtherProject(Thing::Task(id), project_id));
+        }
+        let client = self.database.client().await?;
+        let given = change.command_template.is_some();
+        let template = change.command_template.clone().flatten();
+        let row =
+            sql::UPDATE.maybe(&client, &[&id, &change.name, &given, &template, &change.required_cpu, &change.required_accelerators]).await;
+        let taken = |error| {
+            let name = change.name.clone().unwrap_or_default();
+            Error::on_constraint(error, "tasks_name_key", Error::NameTaken(Thing::TaskNamed(name)))
+        };
+        row.map_err(taken)?.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))
+    }
+
+    /// Deletes a task with its jobs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], and [`Error::Waited`] while a job of another task waits for one of its jobs.
+    pub async fn delete(&self, id: i64) -> Result<()> {
+        let project_id = self.get(id).await?.project_id;
+        self.database.transaction(&Delete { id, project_id }).await
+    }
+}
+
+/// Deleting a task.
+struct Delete {
+    id: i64,
+    project_id: i64,
+}
+
+impl Work for Delete {
+    type Output = ();
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let Self { id, project_id } = self;
+        graph::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
+        graph::LOCK_TASK_JOBS.one(transaction, &[id]).await?;
+        if let Some(child) = graph::WAITING_CHILD_OF_TASK.maybe(transaction, &[id]).await? {
+            let for_what = format!("a job of task {id}");
+            return Err(Error::Waited { for_what, waiting: child.get("id"), name: child.get("name") });
+        }
+        graph::DETACH_TASK.execute(transaction, &[id]).await?;
+        match sql::DELETE.execute(transaction, &[id]).await? {
+            0 => Err(Error::NotFound(Thing::Task(*id))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn task(row: &Row) -> Task {
+    Task {
+        id: row.get("id"),
+        project_id: row.get("project_id"),
+        content: Content {
+            name: row.get("name"),
+            command_template: row.get("command_template"),
+            required_cpu: row.get("required_cpu"),
+            required_accelerators: row.get("required_accelerators"),
+        },
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}
