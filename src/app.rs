@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -65,15 +68,14 @@ impl App {
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             drain_timeout: settings.shutdown_timeout(),
         };
-        let draining = state.draining.clone();
-        let begin = {
-            let stop = stop.clone();
-            async move {
-                stop.cancelled().await;
-                draining.begin();
-            }
+        let refuse = CancellationToken::new();
+        let drain = async {
+            stop.cancelled().await;
+            state.draining.begin();
+            sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
+            refuse.cancel();
         };
-        tokio::join!(begin, http::serve(listener, api::endpoint(&settings, &state), limits, stop));
+        tokio::join!(drain, http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()));
         state.tasks.close();
         if timeout(settings.shutdown_timeout(), state.tasks.wait()).await.is_err() {
             tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED");

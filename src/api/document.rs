@@ -1,7 +1,10 @@
 //! The OpenAPI document: what poem-openapi makes of the operations, with what it leaves out.
 //!
 //! poem-openapi writes OpenAPI 3.0. Added here, once for all operations: the answers that every operation can give, the headers of every answer, the
-//! scope that it needs (`x-required-scope`, from `#[oai(scope(…))]`), and whole numbers where it holds floating point.
+//! scope that it needs (`x-required-scope`), which fields may be null or missing, examples (`examples.json`), and whole numbers where poem-openapi
+//! holds floating point.
+
+use std::collections::BTreeSet;
 
 use poem::http::Method;
 use poem_openapi::{
@@ -17,6 +20,8 @@ use super::{
     reply::text_header,
 };
 
+const EXAMPLES: &str = include_str!("examples.json");
+
 const DESCRIPTION: &str = "A job queue that labs, private clouds and research clusters run for themselves. Projects hold tasks, a job is one task with \
      parameters; machines with free CPUs and GPUs ask what is next and run it.\n\nEvery path answers the same with and without a trailing slash. \
      Everything that goes wrong is answered as problem details (RFC 9457).";
@@ -31,6 +36,8 @@ pub fn document<T: OpenApi>(api: T) -> Value {
     document["openapi"] = json!("3.0.3");
     whole_numbers(&mut document);
     scopes(&mut document);
+    nulls(&mut document);
+    examples(&mut document);
     plain_media_types(&mut document);
     document
 }
@@ -151,6 +158,75 @@ fn scopes(document: &mut Value) {
             operation.insert("x-required-scope".to_owned(), scope);
             operation.insert("security".to_owned(), SCHEMES.iter().map(|scheme| json!({ *scheme: [] })).collect());
         }
+    }
+}
+
+/// Says which fields may be null and which may be missing.
+///
+/// poem-openapi knows only "not required". In a request an optional field may be null or missing. In an answer every field is there, null or not,
+/// but for those that have a default, which are there only when they say something.
+fn nulls(document: &mut Value) {
+    let requests = request_schemas(document);
+    let schemas = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut).into_iter().flatten();
+    for (name, schema) in schemas {
+        let required: Vec<Value> = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+        let is_answer = !requests.contains(name);
+        let mut always = Vec::new();
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
+        for (name, property) in properties.filter_map(|(name, property)| Some((name, property.as_object_mut()?))) {
+            // poem-openapi adds the field's description to a reference as if it were a second schema.
+            if let Some(Value::Array(parts)) = property.get_mut("allOf") {
+                parts.retain(|part| part.get("$ref").is_some());
+            }
+            let is_required = required.iter().any(|required| required == name);
+            let default = property.get("default").cloned();
+            if !is_required && default.as_ref().is_none_or(|default| default.is_null() && !is_answer) {
+                property.insert("nullable".to_owned(), json!(true));
+            }
+            if is_answer || default == Some(Value::Null) {
+                property.remove("default");
+            }
+            if is_required || (is_answer && default.is_none()) {
+                always.push(json!(name));
+            }
+        }
+        if let Some(schema) = schema.as_object_mut().filter(|_| !always.is_empty()) {
+            schema.insert("required".to_owned(), Value::Array(always));
+        }
+    }
+}
+
+/// The names of the schemas that requests use, directly or inside of others.
+fn request_schemas(document: &mut Value) -> BTreeSet<String> {
+    let mut open: Vec<String> = operations(document).filter_map(|operation| operation.get("requestBody")).flat_map(references).collect();
+    let mut found = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        let inner = document.pointer(&format!("/components/schemas/{name}")).map(references).unwrap_or_default();
+        if found.insert(name) {
+            open.extend(inner);
+        }
+    }
+    found
+}
+
+/// The names of the schemas that a part of the document refers to.
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(object) => {
+            let own = object.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()).map(ToOwned::to_owned);
+            own.into_iter().chain(object.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Gives schemas their examples.
+fn examples(document: &mut Value) {
+    let examples: Map<String, Value> = serde_json::from_str(EXAMPLES).expect("examples.json is an object");
+    for (name, example) in examples {
+        let schema = document.pointer_mut(&format!("/components/schemas/{name}")).and_then(Value::as_object_mut);
+        schema.expect("each example has a schema").insert("example".to_owned(), example);
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Problem {
     pub request_id: String,
     /// With 422: what is wrong where.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[oai(skip_serializing_if_is_empty)]
+    #[oai(default)]
     pub errors: Vec<Invalid>,
 }
 

@@ -180,6 +180,7 @@ pub struct Fetched {
     num_waiting: i64,
     /// Whether counting stopped at 1000, so that there may be more.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(default)]
     count_capped: Option<bool>,
 }
 

@@ -150,7 +150,10 @@ impl<'de> Deserialize<'de> for JobLimit {
     }
 }
 
-documented!(JobLimit, "job_limit", range(1, 1000));
+documented!(JobLimit, "job_limit", {
+    let either = [range(1, 1000), range(JobLimit::PUBLISHED, JobLimit::PUBLISHED)];
+    MetaSchema { any_of: either.map(|range| MetaSchemaRef::Inline(Box::new(range))).to_vec(), ..MetaSchema::ANY }
+});
 documented!(Limit, "limit", range(1, 1000));
 documented!(Skip, "skip", range(0, i64::MAX));
 documented!(Amount, "amount", range(0, i64::from(i32::MAX)));
@@ -373,8 +376,14 @@ impl<'de> Deserialize<'de> for Sound {
 /// The jobs that a job depends on, in a request: an object with their ids as names. The values (their names) are not looked at.
 ///
 /// The published command line numbers them instead: `{"0": "17", "1": "18"}` for jobs 17 and 18. No job has the id 0, so a name "0" tells.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Depends(Vec<i64>);
+
+impl Serialize for Depends {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|id| (id, "")))
+    }
+}
 
 impl Depends {
     /// The ids, ascending.

@@ -55,6 +55,7 @@ pub struct Settings {
     pub batch_limit_jobs: usize,
     pub header_timeout_seconds: u64,
     pub request_timeout_seconds: u64,
+    pub drain_delay_seconds: u64,
     pub shutdown_timeout_seconds: u64,
 
     pub log_format: LogFormat,

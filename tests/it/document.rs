@@ -1,0 +1,132 @@
+//! The OpenAPI document, and the pages that show it.
+
+use std::{collections::BTreeSet, path::Path};
+
+use serde_json::{Map, Value, json};
+use whatsnext::app::App;
+
+use crate::support::{Server, TestDatabase};
+
+/// What works without a key, now and when keys are checked.
+const OPEN: [&str; 4] = ["/", "/checkdb", "/livez", "/readyz"];
+
+/// The contract is a diff. After a wanted change: `whatsnext openapi > tests/snapshots/openapi.json`.
+#[tokio::test]
+async fn the_document_is_the_snapshot() {
+    let database = TestDatabase::new().await;
+    let document = App::build(database.settings(&[])).unwrap().document();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/openapi.json");
+    let snapshot: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(document, snapshot, "expected no change; if it is wanted: whatsnext openapi > tests/snapshots/openapi.json");
+}
+
+#[tokio::test]
+async fn every_operation_says_what_it_needs_and_how_it_can_end() {
+    let database = TestDatabase::new().await;
+    let document = App::build(database.settings(&[])).unwrap().document();
+    let schemes: BTreeSet<&str> = document["components"]["securitySchemes"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(schemes, BTreeSet::from(["api_key", "basic", "bearer"]));
+
+    let mut ids = BTreeSet::new();
+    for (path, method, operation) in operations(&document) {
+        let name = format!("{method} {path}");
+        let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{name} has an id"));
+        assert!(ids.insert(id.to_owned()), "{name}: the id {id} is taken");
+        assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{name} has a tag");
+        assert!(operation["summary"].is_string(), "{name} has a summary");
+        let scope = operation["x-required-scope"].as_str();
+        if OPEN.contains(&path) {
+            assert_eq!((scope, &operation["security"]), (None, &Value::Null), "{name} is open");
+        } else {
+            assert!(matches!(scope, Some("read" | "submit" | "work" | "manage")), "{name} needs {scope:?}");
+            assert_eq!(operation["security"].as_array().map(Vec::len), Some(3), "{name} takes a key in three ways");
+        }
+        if method == "get" && !path.ends_with("/fetch_job") && scope.is_some() {
+            assert_eq!(scope, Some("read"), "{name}");
+        }
+        let responses = operation["responses"].as_object().unwrap();
+        for (status, response) in responses {
+            assert!(response["headers"]["X-Request-Id"].is_object(), "{name} {status} documents X-Request-Id");
+            let problem = response["content"]["application/problem+json"].is_object();
+            let health = OPEN.contains(&path) && status == "503";
+            assert!(status.starts_with('2') || problem || health, "{name} {status} is a problem");
+        }
+        for status in ["500", "503"] {
+            assert!(responses.contains_key(status), "{name} documents {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_schema_of_a_request_has_an_example_and_the_examples_are_accepted() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let document = api.get("/openapi.json").await.expect(200);
+    let example = |name: &str| document["components"]["schemas"][name]["example"].clone();
+    for (path, method, operation) in operations(&document) {
+        let Some(schema) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() else { continue };
+        let name = schema.rsplit('/').next().unwrap();
+        assert!(example(name).is_object(), "{method} {path}: {name} has an example");
+    }
+    let project = api.post("/projects", example("NewProject")).await.expect(201);
+    let same_fields = |answer: &Value, name: &str| {
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(fields(answer), fields(&example(name)), "the example of {name} has the fields of an answer");
+    };
+    same_fields(&project, "Project");
+    for _ in 0..3 {
+        let mut task = example("NewTask");
+        task["name"] = json!(format!("{}{}", task["name"], api.get("/tasks?project_id=1").await.header("x-total-count")));
+        same_fields(&api.post("/tasks", task).await.expect(201), "Task");
+    }
+    same_fields(&api.post("/jobs", example("NewJob")).await.expect(201), "Job");
+    same_fields(&api.post("/projects/1/jobs/batch", example("NewBatch")).await.expect(201), "Added");
+    same_fields(&api.put("/jobs/1", example("JobUpdate")).await.expect(200)["data"], "Job");
+    same_fields(&api.get("/jobs/1/dependencies").await.expect(200), "Dependencies");
+    same_fields(&api.get("/projects/1/fetch_job").await.expect(200), "Fetched");
+    same_fields(&api.put("/tasks/1", example("TaskUpdate")).await.expect(200)["data"], "Task");
+    same_fields(&api.put("/projects/1", example("ProjectUpdate")).await.expect(200)["data"], "Project");
+    same_fields(&api.post("/clients/register", example("NewClient")).await.expect(201), "Client");
+    api.put("/clients/gpu-node-1", example("ClientUpdate")).await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_pages_need_nothing_from_elsewhere() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    for (page, files) in [("/docs", ["/docs/swagger-ui.js", "/docs/start.js"]), ("/redoc", ["/redoc/redoc.js", "/redoc/start.js"])] {
+        let html = api.get(page).await;
+        assert!(html.header("content-type").starts_with("text/html"), "{page}");
+        assert!(!html.text.contains("http"), "{page} names no other host:\n{}", html.text);
+        let policy = html.header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
+        for file in files {
+            let script = api.get(file).await;
+            assert!(script.status == 200 && script.header("content-type").starts_with("text/javascript"), "{file}");
+            let etag = script.header("etag").to_owned();
+            let again = api.send_with(reqwest::Method::GET, file, &[("if-none-match", &etag)], Vec::new()).await;
+            assert_eq!((again.status, again.text.as_str()), (304, ""), "{file}");
+        }
+    }
+    assert_eq!(api.get("/openapi.json").await.expect(200)["openapi"], "3.0.3");
+    server.stop().await;
+
+    let closed = Server::start_with(&database, &[("docs", "off")]).await;
+    for path in ["/docs", "/redoc", "/openapi.json", "/docs/swagger-ui.js"] {
+        closed.api.get(path).await.problem(404);
+    }
+    closed.stop().await;
+}
+
+fn operations(document: &Value) -> Vec<(&str, &str, &Map<String, Value>)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            methods.as_object().unwrap().iter().map(move |(method, operation)| (path.as_str(), method.as_str(), operation.as_object().unwrap()))
+        })
+        .collect()
+}

@@ -1,0 +1,304 @@
+//! What waits for what, over the API.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Api, Server, TestDatabase};
+
+#[tokio::test]
+async fn a_job_is_given_out_when_all_that_it_depends_on_has_completed() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let a = api.job(project, task, "a", &[]).await;
+    let b = api.job(project, task, "b", &[]).await;
+    let child = api.job(project, task, "child", &[a, b]).await;
+
+    let job = api.get(&format!("/jobs/{child}")).await.expect(200);
+    assert_eq!(job["depends"], json!({a.to_string(): "a", b.to_string(): "b"}));
+    assert_eq!(fetch(api, project).await, Some(a));
+    assert_eq!(fetch(api, project).await, Some(b));
+    assert_eq!(fetch(api, project).await, None);
+    api.set_status(a, "COMPLETED").await;
+    assert_eq!(fetch(api, project).await, None);
+    let standing = api.get(&format!("/jobs/{child}/dependencies")).await.expect(200);
+    assert_eq!((&standing["all_completed"], &standing["has_failed"]), (&json!(false), &json!(false)));
+    assert_eq!(standing["dependencies"][0], json!({"job_id": a, "job_name": "a", "status": "COMPLETED"}));
+    api.set_status(b, "COMPLETED").await;
+    assert_eq!(fetch(api, project).await, Some(child));
+    assert_eq!(api.get(&format!("/jobs/{child}/dependencies")).await.expect(200)["all_completed"], true);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_blocks_all_below_and_a_retry_frees_what_nothing_else_blocks() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    // a ← c ← e, b ← d ← e, and c ← f
+    let a = api.job(project, task, "a", &[]).await;
+    let b = api.job(project, task, "b", &[]).await;
+    let c = api.job(project, task, "c", &[a]).await;
+    let d = api.job(project, task, "d", &[b]).await;
+    let e = api.job(project, task, "e", &[c, d]).await;
+    let f = api.job(project, task, "f", &[c]).await;
+
+    api.set_status(a, "FAILED").await;
+    assert_eq!(statuses(api, &[c, d, e, f]).await, ["BLOCKED", "PENDING", "BLOCKED", "BLOCKED"]);
+    api.set_status(b, "CANCELLED").await;
+    assert_eq!(statuses(api, &[c, d, e, f]).await, ["BLOCKED", "BLOCKED", "BLOCKED", "BLOCKED"]);
+    let born_blocked = api.job(project, task, "g", &[f]).await;
+    assert_eq!(api.status(born_blocked).await, "BLOCKED");
+
+    api.set_status(a, "PENDING").await;
+    assert_eq!(statuses(api, &[c, d, e, f, born_blocked]).await, ["PENDING", "BLOCKED", "BLOCKED", "PENDING", "PENDING"]);
+    assert_eq!(api.set_status(e, "PENDING").await["status"], "BLOCKED", "d still blocks it: PENDING means to wait");
+    api.set_status(b, "COMPLETED").await;
+    assert_eq!(statuses(api, &[d, e]).await, ["PENDING", "PENDING"]);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_others_wait_for_is_not_deleted() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let other_task = api.post("/tasks", json!({"name": "other", "project_id": project})).await.expect(201)["id"].as_i64().unwrap();
+    let parent = api.job(project, task, "parent", &[]).await;
+    let child = api.job(project, other_task, "child", &[parent]).await;
+
+    let refused = api.delete(&format!("/jobs/{parent}")).await.problem(409);
+    assert_eq!(refused, format!("Job {child} (\"child\") still waits for job {parent}: delete that job first, or take the dependency from it."));
+    api.delete(&format!("/projects/{project}/jobs/{parent}")).await.problem(409);
+    assert!(api.delete(&format!("/tasks/{task}")).await.problem(409).contains("a job of task"));
+    api.set_status(parent, "FAILED").await;
+    api.delete(&format!("/jobs/{parent}")).await.problem(409);
+
+    // Once the child runs it waits no more, and once the parent has completed there is nothing to wait for.
+    api.set_status(child, "RUNNING").await;
+    api.delete(&format!("/jobs/{parent}")).await.expect(204);
+    assert_eq!(api.get(&format!("/jobs/{child}")).await.expect(200)["depends"], json!({}));
+    database.assert_graph_is_true().await;
+    let done = api.job(project, task, "done", &[]).await;
+    let waiting = api.job(project, other_task, "waiting", &[done]).await;
+    api.set_status(done, "COMPLETED").await;
+    api.delete(&format!("/tasks/{task}")).await.expect(204);
+    assert_eq!(fetch(api, project).await, Some(waiting));
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_is_not_lost_because_a_finished_parent_was_deleted_meanwhile() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let parent = api.job(project, task, "parent", &[]).await;
+    let child = api.job(project, task, "child", &[parent]).await;
+    api.set_status(parent, "COMPLETED").await;
+    assert_eq!(fetch(api, project).await, Some(child));
+
+    let mut read_before = api.get(&format!("/jobs/{child}")).await.expect(200);
+    api.delete(&format!("/jobs/{parent}")).await.expect(204);
+    read_before["status"] = json!("COMPLETED");
+    let reported = api.put(&format!("/jobs/{child}"), read_before.clone()).await.expect(200);
+    assert_eq!((&reported["data"]["status"], &reported["data"]["depends"]), (&json!("COMPLETED"), &json!({})));
+
+    // A job that has yet to run is another matter: there the dependency would be silently dropped.
+    api.set_status(child, "PENDING").await;
+    api.put(&format!("/jobs/{child}"), read_before).await.problem(400);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn circles_are_refused_and_change_nothing() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let a = api.job(project, task, "a", &[]).await;
+    let b = api.job(project, task, "b", &[a]).await;
+    let c = api.job(project, task, "c", &[b]).await;
+
+    for (job, parent) in [(a, a), (a, b), (a, c), (b, c)] {
+        let before = api.get(&format!("/jobs/{job}")).await.expect(200);
+        let mut body = before.clone();
+        body["depends"][parent.to_string()] = json!("x");
+        body["name"] = json!("changed");
+        assert!(api.put(&format!("/jobs/{job}"), body).await.problem(400).contains("circular"), "{job} on {parent}");
+        assert_eq!(api.get(&format!("/jobs/{job}")).await.expect(200), before);
+    }
+    let mut body = api.get(&format!("/jobs/{c}")).await.expect(200);
+    body["depends"] = json!({a.to_string(): "a"});
+    assert_eq!(api.put(&format!("/jobs/{c}"), body).await.expect(200)["data"]["depends"], json!({a.to_string(): "a"}));
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clearing_a_queue_leaves_nothing_that_waits_for_what_is_gone() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let failed = api.job(project, task, "failed", &[]).await;
+    let pending = api.job(project, task, "pending", &[]).await;
+    let forced = api.job(project, task, "forced", &[pending]).await;
+    api.set_status(forced, "RUNNING").await;
+    api.set_status(failed, "FAILED").await;
+    let only_failed = api.job(project, task, "only failed above", &[failed]).await;
+    let both = api.job(project, task, "both above", &[failed, pending]).await;
+    let below = api.job(project, task, "below", &[both]).await;
+
+    assert_eq!(api.delete(&format!("/projects/{project}/queue")).await.expect(200), json!({"deleted": 3}));
+    for gone in [pending, both, below] {
+        api.get(&format!("/jobs/{gone}")).await.problem(404);
+    }
+    assert_eq!(statuses(api, &[failed, forced, only_failed]).await, ["FAILED", "RUNNING", "BLOCKED"]);
+    assert_eq!(api.get(&format!("/jobs/{forced}")).await.expect(200)["depends"], json!({}));
+    assert_eq!(api.delete(&format!("/projects/{project}/queue")).await.expect(200), json!({"deleted": 0}));
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_parents_and_ten_thousand_children() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let path = format!("/projects/{project}/jobs/batch");
+    let many = |depends: Value| json!({"jobs": (0..10_000).map(|n| json!({"name": format!("j{n}"), "task_id": task, "parameters": {}, "depends": depends})).collect::<Vec<_>>()});
+    let ids = |added: Value| added["job_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect::<Vec<_>>();
+
+    let parents = ids(api.post(&path, many(json!({}))).await.expect(201));
+    let middle = api.job(project, task, "middle", &parents).await;
+    let children = ids(api.post(&path, many(json!({middle.to_string(): "middle"}))).await.expect(201));
+    let unmet = async |id: i64| -> i32 { database.connect().await.query_one("select unmet from jobs where id = $1", &[&id]).await.unwrap().get(0) };
+    assert_eq!(unmet(middle).await, 10_000);
+    api.set_status(parents[0], "COMPLETED").await;
+    assert_eq!(unmet(middle).await, 9_999);
+    api.set_status(middle, "COMPLETED").await;
+    assert_eq!(unmet(children[9_999]).await, 0);
+    api.set_status(middle, "FAILED").await;
+    assert_eq!(statuses(api, &[children[0], children[9_999]]).await, ["BLOCKED", "BLOCKED"]);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+/// Many callers change one graph at once, in every way there is; afterwards every count and every BLOCKED is true.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_graph_stays_true_when_everything_happens_at_once() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let (project, task) = server.api.project_with_task("p").await;
+    for n in 0..40 {
+        server.api.job(project, task, &format!("j{n}"), &[]).await;
+    }
+    let callers = (0..16).map(|caller| tokio::spawn(random_caller(server.api.clone(), project, task, caller)));
+    let calls: usize = futures_util::future::try_join_all(callers).await.expect("no caller saw a 5xx").iter().sum();
+    assert_eq!(calls, 16 * 80);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+async fn random_caller(api: Api, project: i64, task: i64, caller: u64) -> usize {
+    let mut random = caller.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
+    let mut next = move |below: u64| {
+        // xorshift64: the test must be the same each time, and the order in which callers meet is not in its hand anyway.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for _ in 0..80 {
+        let listed = api.get(&format!("/jobs?project_id={project}&limit=1000")).await.expect(200);
+        let jobs = listed.as_array().unwrap();
+        let Some(job) = jobs.get(usize::try_from(next(jobs.len().max(1) as u64)).unwrap()) else { continue };
+        let other = &jobs[usize::try_from(next(jobs.len() as u64)).unwrap()];
+        let path = format!("/jobs/{}", job["id"]);
+        let answer = match next(10) {
+            0 | 1 => {
+                let depends = json!({job["id"].to_string(): "", other["id"].to_string(): ""});
+                api.post("/jobs", json!({"name": "n", "project_id": project, "task_id": task, "parameters": {}, "depends": depends})).await
+            }
+            2 => api.get(&format!("/projects/{project}/fetch_job")).await,
+            3 => api.delete(&path).await,
+            4 if next(8) == 0 => api.delete(&format!("/projects/{project}/queue")).await,
+            5 => {
+                let mut body = job.clone();
+                body["depends"][other["id"].to_string()] = json!("");
+                api.put(&path, body).await
+            }
+            choice => {
+                let mut body = job.clone();
+                let statuses = ["COMPLETED", "FAILED", "PENDING", "RUNNING", "CANCELLED"];
+                body["status"] = json!(statuses[usize::try_from(next(5)).unwrap()]);
+                if choice == 6 {
+                    body["depends"] = json!({});
+                }
+                api.put(&path, body).await
+            }
+        };
+        assert!(answer.status < 500, "{} {}", answer.status, answer.text);
+    }
+    80
+}
+
+/// Two transactions that want each other's rows: PostgreSQL ends one of them, which must be run again unseen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_deadlock_is_run_again() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let child = api.job(project, task, "child has the smaller id", &[]).await;
+    let parent = api.job(project, task, "parent", &[]).await;
+    let mut body = api.get(&format!("/jobs/{child}")).await.expect(200);
+    body["depends"] = json!({parent.to_string(): ""});
+    api.put(&format!("/jobs/{child}"), body).await.expect(200);
+
+    // Holds the child and then wants the parent, while the report holds the parent and wants the child.
+    let mut client = database.connect().await;
+    client.batch_execute("set deadlock_timeout = '20s'").await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    transaction.execute("select from jobs where id = $1 for update", &[&child]).await.unwrap();
+    let report = tokio::spawn({
+        let api = api.clone();
+        async move { api.set_status(parent, "COMPLETED").await }
+    });
+    let watcher = database.connect().await;
+    crate::support::eventually("the report waits for the child", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    transaction.execute("select from jobs where id = $1 for update", &[&parent]).await.expect("the report is the one that loses");
+    transaction.commit().await.unwrap();
+    let reported = tokio::time::timeout(Duration::from_secs(10), report).await.expect("it ends").unwrap();
+    assert_eq!(reported["status"], "COMPLETED");
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+async fn fetch(api: &Api, project: i64) -> Option<i64> {
+    let fetched = api.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
+    assert_eq!(fetched["job"].is_null(), fetched["num_pending"] == 0, "{fetched}");
+    fetched["job"]["id"].as_i64()
+}
+
+async fn statuses(api: &Api, jobs: &[i64]) -> Vec<String> {
+    let mut statuses = Vec::new();
+    for job in jobs {
+        statuses.push(api.status(*job).await);
+    }
+    statuses
+}

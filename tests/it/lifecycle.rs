@@ -1,0 +1,132 @@
+//! Processes: starting, stopping, what they write.
+
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Process, TestDatabase, eventually, free_port, program};
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
+    let database = TestDatabase::new().await;
+    let process = Process::start(&database).await;
+    let (project, _) = process.api.project_with_task("p").await;
+
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    let in_flight = tokio::spawn({
+        let api = process.api.clone();
+        async move { api.get("/clients").await }
+    });
+    let watcher = database.connect().await;
+    eventually("the request waits in the database", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    process.signal(Signal::SIGTERM);
+    eventually("new connections are refused", || async { process.api.try_get("/").await.is_none() }).await;
+    lock.rollback().await.unwrap();
+    in_flight.await.unwrap().expect(200);
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}\n{log}");
+    assert!(log.contains("stopped"), "{log}");
+    assert!(project > 0);
+}
+
+#[tokio::test]
+async fn readyz_says_503_before_connections_are_refused() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("DRAIN_DELAY_SECONDS", "3")]).await;
+    assert_eq!(process.api.get("/readyz").await.expect(200), json!({"status": "ready", "postgresql": "up", "redis": "up"}));
+    process.signal(Signal::SIGTERM);
+    eventually("/readyz answers 503", || async { process.api.try_get("/readyz").await == Some(503) }).await;
+    assert_eq!(process.api.get("/readyz").await.expect(503)["status"], "draining");
+    assert_eq!(process.api.get("/livez").await.expect(200), json!({"status": "healthy"}));
+    process.api.get("/projects").await.expect(200);
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}\n{log}");
+}
+
+#[tokio::test]
+async fn requests_that_take_too_long_at_the_end_are_cut() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("SHUTDOWN_TIMEOUT_SECONDS", "1")]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    let api = process.api.clone();
+    let in_flight = tokio::spawn(async move { api.try_get("/clients").await });
+    let watcher = database.connect().await;
+    eventually("the request waits in the database", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    process.signal(Signal::SIGINT);
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}\n{log}");
+    assert!(log.contains("were cut"), "{log}");
+    assert_eq!(in_flight.await.unwrap(), None);
+}
+
+/// One line a request, with what an operator looks for, and never a value that somebody sent.
+#[tokio::test]
+async fn the_log_tells_of_requests_but_no_secret_and_no_value() {
+    let database = TestDatabase::new().await;
+    let process =
+        Process::start_with(&database, &[("LOG_FORMAT", "json"), ("LOG_FILTER", "debug"), ("API_KEYS", "canary-key"), ("DATABASE_PASSWORD", "canary-password")])
+            .await;
+    let api = &process.api;
+    let (project, task) = api.project_with_task("canary-project").await;
+    let job = json!({"name": "canary-name", "project_id": project, "task_id": task, "parameters": {"canary-parameter": "canary-value"}});
+    api.post("/jobs", job).await.expect(201);
+    api.get("/projects/name/canary-project?limit=canary-query").await.expect(200);
+    api.get("/jobs?status=canary-status").await.problem(422);
+    let key = [("x-api-key", "canary-key"), ("authorization", "Bearer canary-token"), ("x-request-id", "id-of-the-test")];
+    api.send_with(reqwest::Method::GET, "/jobs/1", &key, Vec::new()).await.expect(200);
+    process.signal(Signal::SIGTERM);
+    let (_, log) = process.end().await;
+
+    assert!(!log.contains("canary"), "a value got into the log:\n{}", log.lines().find(|line| line.contains("canary")).unwrap_or_default());
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    let line = lines.iter().find(|line| line["span"]["id"] == "id-of-the-test" && line["message"] == "answered").expect("the request's line");
+    assert_eq!((&line["method"], &line["route"], &line["status"]), (&json!("GET"), &json!("/jobs/{job_id}"), &json!(200)));
+    assert!(line["duration_ms"].is_number(), "{line}");
+}
+
+#[tokio::test]
+async fn check_shows_what_is_in_force_and_warns() {
+    let database = TestDatabase::new().await;
+    let output = program(&database).args(["serve", "--check", "--port", "1234", "--set", "database_password=canary"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("port = 1234\n") && text.contains("# warning: disable_auth=true"), "{text}");
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_may_not_start_says_why_in_one_sentence() {
+    let database = TestDatabase::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let free = free_port().to_string();
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("DISABLE_AUTH", "false"), ("PORT", &free)], "does not check keys yet"),
+        (&[("HOST", "0.0.0.0"), ("PORT", &free)], "is not a loopback address"),
+        (&[("PORT", &port)], "is in use: stop what uses it, or set another port"),
+        (&[("DATABASE_URL", "canary://x"), ("PORT", &free)], "database_url is not of the form"),
+        (&[("REDIS_URL", "canary://x"), ("PORT", &free)], "redis_url is not of the form"),
+        (&[("PORT", "canary")], "port"),
+    ];
+    for (environment, sentence) in cases {
+        let output = program(&database).arg("serve").envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        let said: Vec<&str> = text.lines().filter(|line| line.starts_with("whatsnext: ")).collect();
+        assert!(!output.status.success(), "{environment:?}");
+        assert!(said.len() == 1 && said[0].contains(sentence), "{environment:?}: expected {sentence:?} in\n{text}");
+        assert!(!said[0].contains("canary://"), "{text}");
+    }
+}

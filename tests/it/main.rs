@@ -1,0 +1,15 @@
+//! The integration tests: everything with I/O, on real PostgreSQL and Redis.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+mod claims;
+mod contract;
+mod delivery;
+mod document;
+mod graph;
+mod hostile;
+mod lifecycle;
+mod model;
+mod schema;
+mod stores;
+mod support;

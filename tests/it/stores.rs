@@ -1,0 +1,151 @@
+//! Stores that are away, slow or full.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{Process, Proxy, Server, TestDatabase, Tls, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_postgresql_requests_are_503_and_it_comes_back_by_itself() {
+    let database = TestDatabase::new().await;
+    let proxy = Proxy::to_postgresql().await;
+    let url = proxy.database_url(&database);
+    let process = Process::start_with(&database, &[("DATABASE_URL", &url)]).await;
+    let api = &process.api;
+    api.project_with_task("p").await;
+
+    proxy.cut();
+    eventually("a request is refused with 503", || async { api.try_get("/projects").await == Some(503) }).await;
+    let refused = api.get("/projects").await;
+    assert_eq!(refused.header("retry-after"), "1");
+    let said = refused.problem(503);
+    assert!(said.contains("database") && !said.contains("refused") && !said.contains("127.0.0.1"), "{said}");
+    assert_eq!(api.post("/projects", json!({"name": "q"})).await.status, 503);
+    assert_eq!(api.get("/checkdb").await.expect(503), json!({"status": "unhealthy", "database": "disconnected"}));
+    assert_eq!(api.get("/readyz").await.expect(503), json!({"status": "unavailable", "postgresql": "down", "redis": "up"}));
+    assert_eq!(api.get("/livez").await.expect(200), json!({"status": "healthy"}));
+
+    proxy.mend();
+    eventually("requests are served again", || async { api.try_get("/projects").await == Some(200) }).await;
+    assert_eq!(api.get("/projects").await.header("x-total-count"), "1", "what was refused was not done");
+    assert_eq!(api.get("/readyz").await.expect(200)["status"], "ready");
+}
+
+#[tokio::test]
+async fn connections_that_the_database_ends_are_replaced_unseen() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    server.api.project_with_task("p").await;
+    let client = database.connect().await;
+    for _ in 0..5 {
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        client.query_one(ended, &[]).await.unwrap();
+        eventually("requests are served", || async { server.api.try_get("/projects").await == Some(200) }).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_the_service_goes_on_and_says_so() {
+    let database = TestDatabase::new().await;
+    let proxy = Proxy::to_redis().await;
+    let server = Server::start_with(&database, &[("redis_url", &proxy.redis_url())]).await;
+    assert_eq!(server.api.get("/readyz").await.expect(200)["status"], "ready");
+    proxy.cut();
+    assert_eq!(server.api.get("/readyz").await.expect(200), json!({"status": "degraded", "postgresql": "up", "redis": "down"}));
+    server.api.project_with_task("p").await;
+    proxy.mend();
+    eventually("Redis is up again", || async { server.api.get("/readyz").await.body["redis"] == "up" }).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_pool_is_503_and_not_a_queue_without_end() {
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("database_pool_size", "1"), ("database_checkout_timeout_seconds", "1")]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    let holder = tokio::spawn({
+        let api = server.api.clone();
+        async move { api.get("/clients").await }
+    });
+    let watcher = database.connect().await;
+    eventually("the only connection is in use", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    let start = Instant::now();
+    let refused = server.api.get("/projects").await;
+    assert_eq!(refused.header("retry-after"), "1");
+    refused.problem(503);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    lock.rollback().await.unwrap();
+    holder.await.unwrap().expect(200);
+    server.api.get("/projects").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_ended_and_its_connection_is_used_again() {
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("database_pool_size", "1"), ("database_statement_timeout_seconds", "1")]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    server.api.get("/clients").await.problem(503);
+    server.api.get("/projects").await.expect(200);
+    lock.rollback().await.unwrap();
+    server.api.get("/clients").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_503() {
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("request_timeout_seconds", "1")]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    let refused = server.api.get("/clients").await;
+    assert_eq!(refused.header("retry-after"), "1");
+    assert!(refused.problem(503).contains("in time"));
+    lock.rollback().await.unwrap();
+    server.api.get("/clients").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_to_the_database_is_as_safe_as_asked_for() {
+    let database = TestDatabase::new().await;
+    let tls = Tls::new("localhost");
+    let with_tls = Proxy::to_postgresql_over(&tls).await;
+    let without = Proxy::to_postgresql().await;
+    let other = Tls::new("elsewhere.example");
+    let misnamed = Proxy::to_postgresql_over(&other).await;
+    let authority = tls.authority_file.path().display().to_string();
+    let other_authority = other.authority_file.path().display().to_string();
+
+    let try_it = async |proxy: &Proxy, mode: &str, authority: &str| {
+        let url = proxy.database_url(&database);
+        let flags = [("database_url", url.as_str()), ("database_tls", mode), ("database_ca_file", authority)];
+        let pool = whatsnext::postgres::Database::new(&database.settings(&flags)).expect("the settings are sound");
+        let answered = pool.ping().await.is_ok();
+        (answered, proxy.last_was_encrypted())
+    };
+    assert_eq!(try_it(&with_tls, "verify-full", &authority).await, (true, true));
+    assert_eq!(try_it(&with_tls, "require", "").await, (true, true));
+    assert_eq!(try_it(&with_tls, "prefer", "").await, (true, true));
+    assert_eq!(try_it(&with_tls, "disable", "").await, (true, false));
+    assert_eq!(try_it(&without, "prefer", "").await, (true, false));
+    assert!(!try_it(&without, "require", "").await.0, "no TLS, no connection");
+    assert!(!try_it(&without, "verify-full", &authority).await.0, "no TLS, no connection");
+    assert!(!try_it(&with_tls, "verify-full", &other_authority).await.0, "an unknown authority");
+    assert!(!try_it(&misnamed, "verify-full", &other_authority).await.0, "a certificate for another name");
+
+    let flags = [("database_tls", "verify-full"), ("database_ca_file", "/nonexistent.pem")];
+    let error = whatsnext::postgres::Database::new(&database.settings(&flags)).expect_err("there is no such file");
+    assert!(error.to_string().contains("/nonexistent.pem"), "{error}");
+}

@@ -1,0 +1,31 @@
+//! What the tests stand on: a database of its own for each, servers in this process or as processes, and a client.
+//!
+//! The stores are real. `deploy/test.sh` starts them and says where they are; `whatsnext dev --stores-only` does for tests run by hand.
+
+mod client;
+mod database;
+mod proxy;
+mod server;
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+pub(crate) use client::Api;
+pub(crate) use database::TestDatabase;
+pub(crate) use proxy::{Proxy, Tls};
+pub(crate) use server::{Process, Server, free_port, program};
+
+/// Where the real stores are.
+pub(crate) fn store_url(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run deploy/test.sh, which starts PostgreSQL and Redis for the tests"))
+}
+
+/// Looks again and again until it is so, for at most ten seconds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "expected within ten seconds: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,178 @@
+//! A way to a real store that can be cut, and that can speak TLS in front of PostgreSQL.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{TestDatabase, store_url};
+
+/// PostgreSQL's request for TLS: the length and the code.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// A certificate for a name, and the authority that made it.
+pub(crate) struct Tls {
+    pub(crate) authority_file: tempfile::NamedTempFile,
+    acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    /// Made anew.
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        let authority_file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(authority_file.path(), authority.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+            .unwrap();
+        Self { authority_file, acceptor: TlsAcceptor::from(Arc::new(config)) }
+    }
+}
+
+/// Where the store really is.
+#[derive(Clone)]
+enum Target {
+    Tcp(String),
+    Unix(String),
+}
+
+/// The proxy.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    whole: watch::Sender<bool>,
+    encrypted: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// In front of PostgreSQL.
+    pub(crate) async fn to_postgresql() -> Self {
+        Self::start(postgresql(), None).await
+    }
+
+    /// In front of PostgreSQL, offering TLS.
+    pub(crate) async fn to_postgresql_over(tls: &Tls) -> Self {
+        Self::start(postgresql(), Some(tls.acceptor.clone())).await
+    }
+
+    /// In front of Redis.
+    pub(crate) async fn to_redis() -> Self {
+        let url = url::Url::parse(&store_url("WHATSNEXT_TEST_REDIS_URL")).unwrap();
+        let target = match url.host_str() {
+            Some(host) => Target::Tcp(format!("{host}:{}", url.port().unwrap_or(6379))),
+            None => Target::Unix(url.path().to_owned()),
+        };
+        Self::start(target, None).await
+    }
+
+    async fn start(target: Target, acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let whole = watch::Sender::new(true);
+        let encrypted = Arc::new(AtomicBool::new(false));
+        let (watch, seen) = (whole.clone(), encrypted.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (target, acceptor, mut state, seen) = (target.clone(), acceptor.clone(), watch.subscribe(), seen.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = state.wait_for(|whole| !whole) => {}
+                        _ = forward(stream, target, acceptor, &seen) => {}
+                    }
+                });
+            }
+        });
+        Self { address, whole, encrypted }
+    }
+
+    /// Ends all connections and lets no new one live.
+    pub(crate) fn cut(&self) {
+        self.whole.send_replace(false);
+    }
+
+    /// Lets connections through again.
+    pub(crate) fn mend(&self) {
+        self.whole.send_replace(true);
+    }
+
+    /// Whether the last connection that began to talk was encrypted.
+    pub(crate) fn last_was_encrypted(&self) -> bool {
+        self.encrypted.load(Ordering::SeqCst)
+    }
+
+    /// The database's URL through this proxy.
+    pub(crate) fn database_url(&self, database: &TestDatabase) -> String {
+        let config: tokio_postgres::Config = database.url().parse().unwrap();
+        let user = config.get_user().unwrap_or("postgres");
+        let password = config.get_password().map(|password| format!(":{}", String::from_utf8_lossy(password))).unwrap_or_default();
+        format!("postgres://{user}{password}@localhost:{}/{}", self.address.port(), config.get_dbname().unwrap())
+    }
+
+    /// Redis's URL through this proxy.
+    pub(crate) fn redis_url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+}
+
+fn postgresql() -> Target {
+    let config: tokio_postgres::Config = store_url("WHATSNEXT_TEST_DATABASE_URL").parse().unwrap();
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match &config.get_hosts()[0] {
+        tokio_postgres::config::Host::Tcp(host) => Target::Tcp(format!("{host}:{port}")),
+        tokio_postgres::config::Host::Unix(folder) => Target::Unix(format!("{}/.s.PGSQL.{port}", folder.display())),
+    }
+}
+
+async fn forward(mut stream: TcpStream, target: Target, acceptor: Option<TlsAcceptor>, encrypted: &AtomicBool) -> io::Result<()> {
+    let mut first = [0; 8];
+    stream.peek(&mut first).await?;
+    if first != SSL_REQUEST {
+        encrypted.store(false, Ordering::SeqCst);
+        return join(stream, target).await;
+    }
+    stream.read_exact(&mut first).await?;
+    match acceptor {
+        None => {
+            stream.write_all(b"N").await?;
+            encrypted.store(false, Ordering::SeqCst);
+            join(stream, target).await
+        }
+        Some(acceptor) => {
+            stream.write_all(b"S").await?;
+            let stream = acceptor.accept(stream).await?;
+            encrypted.store(true, Ordering::SeqCst);
+            join(stream, target).await
+        }
+    }
+}
+
+async fn join(mut stream: impl AsyncRead + AsyncWrite + Unpin, target: Target) -> io::Result<()> {
+    match target {
+        Target::Tcp(address) => copy_bidirectional(&mut stream, &mut TcpStream::connect(address).await?).await?,
+        Target::Unix(path) => copy_bidirectional(&mut stream, &mut UnixStream::connect(path).await?).await?,
+    };
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Servers: in this process, or as processes of the real program.
+
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use whatsnext::app::App;
+
+use super::{Api, TestDatabase, eventually, store_url};
+
+/// A server in this process.
+pub(crate) struct Server {
+    pub(crate) api: Api,
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts one with the defaults.
+    pub(crate) async fn start(database: &TestDatabase) -> Self {
+        Self::start_with(database, &[]).await
+    }
+
+    /// Starts one with these settings.
+    pub(crate) async fn start_with(database: &TestDatabase, flags: &[(&str, &str)]) -> Self {
+        let app = App::build(database.settings(flags)).expect("a server");
+        app.verify_schema().await.expect("the schema is the newest");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(listener, stop.clone()));
+        Self { api: Api::new(&format!("http://{address}")), address, stop, running }
+    }
+
+    /// Tells it to stop, without waiting.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops it and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.expect("it stops without a panic");
+    }
+}
+
+/// A process of the real program.
+pub(crate) struct Process {
+    pub(crate) api: Api,
+    port: u16,
+    child: Child,
+}
+
+impl Process {
+    /// Starts a server and waits until it is ready.
+    pub(crate) async fn start(database: &TestDatabase) -> Self {
+        Self::start_with(database, &[]).await
+    }
+
+    /// Starts a server with these variables in its environment and waits until it is ready.
+    pub(crate) async fn start_with(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let mut command = program(database);
+        command.arg("serve").env("PORT", port.to_string()).envs(environment.iter().copied());
+        let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        let process = Self { api: Api::new(&format!("http://127.0.0.1:{port}")), port, child };
+        let api = &process.api;
+        eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await.is_some_and(|status| status == 200) }).await;
+        process
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// How much memory it holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident memory");
+        let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number");
+        kibibytes * 1024
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), signal).expect("the process is there");
+    }
+
+    /// Waits for the end; returns how it ended and what it wrote to standard error.
+    pub(crate) async fn end(mut self) -> (ExitStatus, String) {
+        let mut stderr = self.child.stderr.take().expect("it is piped");
+        let log = tokio::task::spawn_blocking(move || {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).map(|_| log)
+        });
+        let log = log.await.expect("no panic").expect("the log is UTF-8");
+        (self.child.wait().expect("it ends"), log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The real program, with nothing in its environment but the stores.
+pub(crate) fn program(database: &TestDatabase) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whatsnext"));
+    command
+        .env_clear()
+        .current_dir(std::env::temp_dir())
+        .env("DATABASE_URL", database.url())
+        .env("REDIS_URL", store_url("WHATSNEXT_TEST_REDIS_URL"))
+        .env("DISABLE_AUTH", "true");
+    command
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}

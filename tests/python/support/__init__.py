@@ -1,0 +1,1 @@
+"""What the tests need besides the clients that they test."""
