@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use poem::{
     Response,
-    error::{MethodNotAllowedError, NotFoundError, ResponseError, SizedLimitError},
+    error::{MethodNotAllowedError, NotFoundError, ResponseError},
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
@@ -126,9 +126,6 @@ impl Error {
         }
         if error.is::<MethodNotAllowedError>() {
             return Self::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method.");
-        }
-        if error.is::<SizedLimitError>() {
-            return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large.");
         }
         if error.status().is_client_error() {
             let status = error.status();

@@ -5,7 +5,17 @@
 
 mod listen;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -112,7 +122,10 @@ where
     stream.set_nodelay(true)?;
     let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
     let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let has_spoken = Arc::new(AtomicBool::new(false));
+    let speaks = has_spoken.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        speaks.store(true, Ordering::Relaxed);
         let (endpoint, local, remote) = (endpoint.clone(), local.clone(), remote.clone());
         async move {
             let request = (request, local, remote, Scheme::HTTP).into();
@@ -128,7 +141,19 @@ where
         .keep_alive_timeout(head_timeout)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(HEAD_LIMIT).expect("it fits"));
-    watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+    let served = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    tokio::select! {
+        served = served => served,
+        () = silence(&has_spoken, head_timeout) => Err("no request came in time".into()),
+    }
+}
+
+/// Ends if the first request has not come by then. hyper's own time-out begins only when it knows which HTTP it is, for which it waits for ever.
+async fn silence(has_spoken: &AtomicBool, head_timeout: Duration) {
+    sleep(head_timeout).await;
+    if has_spoken.load(Ordering::Relaxed) {
+        pending::<()>().await;
+    }
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

@@ -84,7 +84,9 @@ async fn an_archived_project_gives_out_nothing() {
     let api = &server.api;
     let (project, task) = api.project_with_task("p").await;
     api.job(project, task, "j", &[]).await;
-    let set = async |status: &str| api.put(&format!("/projects/{project}"), json!({"name": "p", "description": "", "status": status})).await.expect(200);
+    let set = async |status: &str| {
+        api.put(&format!("/projects/{project}"), json!({"name": "p", "description": "", "status": status})).await.expect(200)
+    };
     set("ARCHIVED").await;
     let empty = api.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
     assert_eq!((&empty["job"], &empty["num_pending"]), (&Value::Null, &json!(0)));

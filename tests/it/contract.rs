@@ -111,9 +111,8 @@ async fn a_job_lives_its_life() {
 
     let fetched = api.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
     assert_eq!((&fetched["num_pending"], &fetched["num_waiting"]), (&json!(1), &json!(0)));
-    let fields = [
-        "id", "name", "project_id", "task_id", "task_name", "parameters", "status", "priority", "depends", "created_at", "updated_at",
-    ];
+    let fields =
+        ["id", "name", "project_id", "task_id", "task_name", "parameters", "status", "priority", "depends", "created_at", "updated_at"];
     assert_eq!(keys(&fetched["job"]), fields, "the published client breaks at one field more");
     assert_eq!((&fetched["job"]["status"], &fetched["job"]["task_name"]), (&json!("QUEUED"), &json!("task")));
 
@@ -128,7 +127,10 @@ async fn a_job_lives_its_life() {
     changed["priority"] = json!(-7);
     changed["parameters"] = json!({"x": [1, {"y": null}]});
     let updated = api.put(&path, changed).await.expect(200)["data"].take();
-    assert_eq!((&updated["name"], &updated["priority"], &updated["parameters"]), (&json!("k"), &json!(-7), &json!({"x": [1, {"y": null}]})));
+    assert_eq!(
+        (&updated["name"], &updated["priority"], &updated["parameters"]),
+        (&json!("k"), &json!(-7), &json!({"x": [1, {"y": null}]}))
+    );
 
     api.delete(&format!("/projects/{}/jobs/1", project + 1)).await.problem(404);
     api.delete(&format!("/projects/{project}/jobs/1")).await.expect(204);
@@ -146,9 +148,7 @@ async fn what_a_job_names_must_exist() {
     let (project, task) = api.project_with_task("p").await;
     let (other, foreign_task) = api.project_with_task("q").await;
     let foreign_job = api.job(other, foreign_task, "j", &[]).await;
-    let job = |project: i64, task: i64, depends: Value| {
-        json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}, "depends": depends})
-    };
+    let job = |project: i64, task: i64, depends: Value| json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}, "depends": depends});
 
     assert_eq!(api.post("/jobs", job(99, task, json!({}))).await.problem(400), "There is no project 99.");
     assert_eq!(api.post("/jobs", job(99, task, json!({"1": "x"}))).await.problem(400), "There is no project 99.");
@@ -156,7 +156,10 @@ async fn what_a_job_names_must_exist() {
     let wanted = format!("Project {project} has no task {foreign_task}.");
     assert_eq!(api.post("/jobs", job(project, foreign_task, json!({}))).await.problem(400), wanted);
     let foreign = json!({ foreign_job.to_string(): "j" });
-    assert_eq!(api.post("/jobs", job(project, task, foreign)).await.problem(400), format!("Project {project} has no job {foreign_job} to depend on."));
+    assert_eq!(
+        api.post("/jobs", job(project, task, foreign)).await.problem(400),
+        format!("Project {project} has no job {foreign_job} to depend on.")
+    );
 
     let mine = api.job(project, task, "j", &[]).await;
     let mut body = api.get(&format!("/jobs/{mine}")).await.expect(200);
@@ -187,11 +190,14 @@ async fn a_batch_gives_its_ids_in_order() {
     let first = api.job(project, task, "first", &[]).await;
     let path = format!("/projects/{project}/jobs/batch");
 
-    let jobs: Vec<Value> = (0..100).map(|n| json!({"name": format!("j{n}"), "task_id": task, "parameters": {"n": n}, "depends": {first.to_string(): ""}})).collect();
+    let jobs: Vec<Value> = (0..100)
+        .map(|n| json!({"name": format!("j{n}"), "task_id": task, "parameters": {"n": n}, "depends": {first.to_string(): ""}}))
+        .collect();
     let added = api.post(&path, json!({"jobs": jobs})).await.expect(201);
     assert_eq!(added["created"], 100);
     let listed = api.get(&format!("/jobs?project_id={project}&limit=1000&after_id={first}")).await.expect(200);
-    let listed: Vec<(&Value, &Value, &Value)> = listed.as_array().unwrap().iter().map(|job| (&job["id"], &job["name"], &job["parameters"]["n"])).collect();
+    let listed: Vec<(&Value, &Value, &Value)> =
+        listed.as_array().unwrap().iter().map(|job| (&job["id"], &job["name"], &job["parameters"]["n"])).collect();
     for (n, id) in added["job_ids"].as_array().unwrap().iter().enumerate() {
         assert_eq!(listed[n], (id, &json!(format!("j{n}")), &json!(n)));
     }
@@ -231,7 +237,18 @@ async fn lists_are_paged() {
     assert_eq!(names(api.get(&format!("/jobs?task_id={task}&limit=1")).await.expect(200)), ["j0"]);
     assert_eq!(api.get(&format!("/jobs?task_id={task}&project_id={}", project + 1)).await.expect(200), json!([]));
     assert_eq!(api.get("/jobs?limit=10000").await.expect(200).as_array().unwrap().len(), 12, "as the published command line asks");
-    for query in ["limit=0", "limit=1001", "limit=9999", "limit=-1", "skip=-1", "limit=x", "limit=", "limit=1&limit=2", "status=gone", "after_id=1.5"] {
+    for query in [
+        "limit=0",
+        "limit=1001",
+        "limit=9999",
+        "limit=-1",
+        "skip=-1",
+        "limit=x",
+        "limit=",
+        "limit=1&limit=2",
+        "status=gone",
+        "after_id=1.5",
+    ] {
         let answer = api.get(&format!("/jobs?{query}")).await;
         assert_eq!(answer.body["errors"][0]["loc"][0], "query", "{query}: {}", answer.text);
         answer.problem(422);
@@ -247,9 +264,8 @@ async fn a_client_lives_its_life() {
 
     let body = json!({"id": "node-1", "name": "n", "entity": "lab"});
     let made = api.post("/clients/register", body.clone()).await.expect(201);
-    let fields = [
-        "id", "name", "entity", "description", "available_cpu", "available_accelerators", "last_heartbeat", "created_at", "is_active",
-    ];
+    let fields =
+        ["id", "name", "entity", "description", "available_cpu", "available_accelerators", "last_heartbeat", "created_at", "is_active"];
     assert_eq!(keys(&made), fields);
     assert_eq!((&made["description"], &made["available_cpu"], &made["is_active"]), (&Value::Null, &json!(0), &json!(1)));
     assert_eq!(api.get("/clients/node-1").await.expect(200), made);
@@ -300,7 +316,19 @@ async fn every_path_answers_the_same_with_and_without_a_trailing_slash() {
     let server = Server::start(&database).await;
     let api = &server.api;
     let (project, _) = api.project_with_task("p").await;
-    for path in ["/projects", "/projects/1", "/projects/name/p", "/jobs", "/tasks/1", "/clients", "/checkdb", "/livez", "/readyz", "/docs", "/openapi.json"] {
+    for path in [
+        "/projects",
+        "/projects/1",
+        "/projects/name/p",
+        "/jobs",
+        "/tasks/1",
+        "/clients",
+        "/checkdb",
+        "/livez",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+    ] {
         let (without, with) = (api.get(path).await, api.get(&format!("{path}/")).await);
         assert_eq!((without.status, &without.text), (200, &with.text), "{path}");
         assert_eq!(with.status, 200, "{path}/");

@@ -74,7 +74,10 @@ async fn a_job_that_others_wait_for_is_not_deleted() {
     let child = api.job(project, other_task, "child", &[parent]).await;
 
     let refused = api.delete(&format!("/jobs/{parent}")).await.problem(409);
-    assert_eq!(refused, format!("Job {child} (\"child\") still waits for job {parent}: delete that job first, or take the dependency from it."));
+    assert_eq!(
+        refused,
+        format!("Job {child} (\"child\") still waits for job {parent}: delete that job first, or take the dependency from it.")
+    );
     api.delete(&format!("/projects/{project}/jobs/{parent}")).await.problem(409);
     assert!(api.delete(&format!("/tasks/{task}")).await.problem(409).contains("a job of task"));
     api.set_status(parent, "FAILED").await;
@@ -182,7 +185,8 @@ async fn ten_thousand_parents_and_ten_thousand_children() {
     let parents = ids(api.post(&path, many(json!({}))).await.expect(201));
     let middle = api.job(project, task, "middle", &parents).await;
     let children = ids(api.post(&path, many(json!({middle.to_string(): "middle"}))).await.expect(201));
-    let unmet = async |id: i64| -> i32 { database.connect().await.query_one("select unmet from jobs where id = $1", &[&id]).await.unwrap().get(0) };
+    let unmet =
+        async |id: i64| -> i32 { database.connect().await.query_one("select unmet from jobs where id = $1", &[&id]).await.unwrap().get(0) };
     assert_eq!(unmet(middle).await, 10_000);
     api.set_status(parents[0], "COMPLETED").await;
     assert_eq!(unmet(middle).await, 9_999);

@@ -76,9 +76,11 @@ async fn requests_that_take_too_long_at_the_end_are_cut() {
 #[tokio::test]
 async fn the_log_tells_of_requests_but_no_secret_and_no_value() {
     let database = TestDatabase::new().await;
-    let process =
-        Process::start_with(&database, &[("LOG_FORMAT", "json"), ("LOG_FILTER", "debug"), ("API_KEYS", "canary-key"), ("DATABASE_PASSWORD", "canary-password")])
-            .await;
+    let process = Process::start_with(
+        &database,
+        &[("LOG_FORMAT", "json"), ("LOG_FILTER", "debug"), ("API_KEYS", "canary-key"), ("DATABASE_PASSWORD", "canary-password")],
+    )
+    .await;
     let api = &process.api;
     let (project, task) = api.project_with_task("canary-project").await;
     let job = json!({"name": "canary-name", "project_id": project, "task_id": task, "parameters": {"canary-parameter": "canary-value"}});
@@ -92,7 +94,8 @@ async fn the_log_tells_of_requests_but_no_secret_and_no_value() {
 
     assert!(!log.contains("canary"), "a value got into the log:\n{}", log.lines().find(|line| line.contains("canary")).unwrap_or_default());
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
-    let line = lines.iter().find(|line| line["span"]["id"] == "id-of-the-test" && line["message"] == "answered").expect("the request's line");
+    let line =
+        lines.iter().find(|line| line["span"]["id"] == "id-of-the-test" && line["message"] == "answered").expect("the request's line");
     assert_eq!((&line["method"], &line["route"], &line["status"]), (&json!("GET"), &json!("/jobs/{job_id}"), &json!(200)));
     assert!(line["duration_ms"].is_number(), "{line}");
 }

@@ -229,7 +229,9 @@ impl Pair {
             }
             Step::DeleteTask { task } => {
                 // The first stays, so that there is always something to make jobs of.
-                let Some(task_id) = self.task_ids.get(*task).copied().filter(|_| *task > 0 && *task == self.task_ids.len() - 1) else { return };
+                let Some(task_id) = self.task_ids.get(*task).copied().filter(|_| *task > 0 && *task == self.task_ids.len() - 1) else {
+                    return;
+                };
                 let own: BTreeSet<i64> = self.model.jobs.iter().filter(|(_, job)| job.task == task_id).map(|(id, _)| *id).collect();
                 let deleted = self.tasks.delete(task_id).await;
                 if own.iter().any(|id| self.model.is_waited_for(*id, Some(task_id))) {

@@ -27,7 +27,7 @@ fn every_file_is_listed_and_says_what_it_is() {
             let name = path.strip_prefix(&folder).unwrap().with_extension("");
             files.insert(name.display().to_string());
             let text = std::fs::read_to_string(&path).unwrap();
-            let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("-- ")).collect();
+            let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("--")).collect();
             assert!(!header.is_empty(), "{} begins with what it does", path.display());
             let statement: String = text.lines().skip(header.len()).collect();
             assert!(!statement.contains("select *") && !statement.contains(';'), "{}: one statement, its columns named", path.display());
@@ -68,7 +68,15 @@ async fn a_server_refuses_a_schema_that_it_does_not_know() {
     assert!(said.contains("at version 0") && said.contains("run `whatsnext migrate`"), "{said}");
 
     assert!(program(&database).arg("migrate").stdout(Stdio::null()).status().unwrap().success());
-    database.connect().await.execute("insert into refinery_schema_history (version, name, applied_on, checksum) values (999, 'later', '2027-01-01T00:00:00Z', '0')", &[]).await.unwrap();
+    database
+        .connect()
+        .await
+        .execute(
+            "insert into refinery_schema_history (version, name, applied_on, checksum) values (999, 'later', '2027-01-01T00:00:00Z', '0')",
+            &[],
+        )
+        .await
+        .unwrap();
     let said = refusal();
     assert!(said.contains("at version 999") && said.contains("run the version of whatsnext that migrated it"), "{said}");
 }

@@ -39,7 +39,8 @@ async fn connections_that_the_database_ends_are_replaced_unseen() {
     server.api.project_with_task("p").await;
     let client = database.connect().await;
     for _ in 0..5 {
-        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        let ended =
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
         client.query_one(ended, &[]).await.unwrap();
         eventually("requests are served", || async { server.api.try_get("/projects").await == Some(200) }).await;
     }

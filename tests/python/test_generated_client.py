@@ -113,7 +113,9 @@ class TestDocument:
         missing = set(document["components"]["schemas"]) - set(dir(generated.models))
         assert not missing
 
-    def test_a_server_serves_the_document_that_is_printed(self, document: dict[str, Any], second: RunningServer) -> None:
+    def test_a_server_serves_the_document_that_is_printed(
+        self, document: dict[str, Any], second: RunningServer
+    ) -> None:
         assert second.get("/openapi.json").raise_for_status().json() == document
 
 
@@ -137,7 +139,9 @@ class TestProjects:
         gone(other.delete_project_by_name(name))
         problem(api.get_project(project.id), HTTPStatus.NOT_FOUND)
 
-    def test_lists_are_paged_by_key_and_by_number(self, api: Calls, other: Calls, generated: Generated, name: str) -> None:
+    def test_lists_are_paged_by_key_and_by_number(
+        self, api: Calls, other: Calls, generated: Generated, name: str
+    ) -> None:
         names = [f"{name} {number}" for number in range(5)]
         mine = [created(api.create_project(body=generated.models.NewProject(each))) for each in names]
         first_page = other.list_projects(limit=2, after_id=mine[0].id - 1)
@@ -152,7 +156,9 @@ class TestProjects:
 class TestTasks:
     def test_a_task_lives_its_whole_life(self, api: Calls, other: Calls, generated: Generated, made: Any) -> None:
         models = generated.models
-        task = created(api.create_task(body=models.NewTask("train", made.id, command_template="train {lr}", required_cpu=2)))
+        task = created(
+            api.create_task(body=models.NewTask("train", made.id, command_template="train {lr}", required_cpu=2))
+        )
         assert (task.project_id, task.command_template, task.required_cpu, task.required_accelerators) == (
             made.id, "train {lr}", 2, 0,
         )  # fmt: skip
@@ -169,7 +175,9 @@ class TestTasks:
 
 
 class TestJobs:
-    def test_a_job_lives_its_whole_life(self, api: Calls, other: Calls, generated: Generated, new_job: Callable) -> None:
+    def test_a_job_lives_its_whole_life(
+        self, api: Calls, other: Calls, generated: Generated, new_job: Callable
+    ) -> None:
         models = generated.models
         parameters = {"lr": 0.01, "deep": {"list": [1, None, "ü"]}, "big": 2**70}
         job = created(api.create_job(body=new_job("a job", parameters, priority=3)))
@@ -195,7 +203,9 @@ class TestJobs:
         added = created(api.create_jobs(task.project_id, body=models.NewBatch(jobs)))
         assert added.created == 20 and added.job_ids == sorted(set(added.job_ids))
         listed = ok(other.list_jobs(project_id=task.project_id, limit=1000))
-        assert [(job.id, job.name) for job in listed] == [(n, job.name) for n, job in zip(added.job_ids, jobs, strict=True)]
+        assert [(job.id, job.name) for job in listed] == [
+            (n, job.name) for n, job in zip(added.job_ids, jobs, strict=True)
+        ]
         assert ok(other.fetch_job(task.project_id)).job.id == added.job_ids[-1], "the last one is the most urgent"
 
     def test_a_claim_counts_what_it_could_have_given(
@@ -242,7 +252,9 @@ class TestJobs:
         assert ok(other.clear_queue(task.project_id)).deleted == 2
         assert ok(api.list_jobs(project_id=task.project_id)) == []
 
-    def test_the_asynchronous_functions_work_too(self, api: Calls, generated: Generated, task: Any, new_job: Callable) -> None:
+    def test_the_asynchronous_functions_work_too(
+        self, api: Calls, generated: Generated, task: Any, new_job: Callable
+    ) -> None:
         async def submit_and_claim() -> list[int]:
             add, fetch = (generated.operation(name).asyncio_detailed for name in ("create_job", "fetch_job"))
             async with api.client as client:
@@ -282,7 +294,16 @@ class TestProblems:
     NOBODY = 9_000_000_000_000_000_000
 
     def test_what_is_not_there_is_404(self, api: Calls, other: Calls) -> None:
-        by_id = ["get_project", "delete_project", "clear_queue", "fetch_job", "get_task", "delete_task", "get_job", "delete_job"]
+        by_id = [
+            "get_project",
+            "delete_project",
+            "clear_queue",
+            "fetch_job",
+            "get_task",
+            "delete_task",
+            "get_job",
+            "delete_job",
+        ]
         for side in (api, other):
             for operation in [*by_id, "get_job_dependencies"]:
                 told = problem(getattr(side, operation)(self.NOBODY), HTTPStatus.NOT_FOUND)
@@ -292,7 +313,9 @@ class TestProblems:
         for operation in ("get_client", "delete_client", "deactivate_client", "client_heartbeat"):
             problem(getattr(api, operation)("nobody"), HTTPStatus.NOT_FOUND)
 
-    def test_what_contradicts_is_409(self, api: Calls, other: Calls, generated: Generated, made: Any, new_job: Callable) -> None:
+    def test_what_contradicts_is_409(
+        self, api: Calls, other: Calls, generated: Generated, made: Any, new_job: Callable
+    ) -> None:
         models = generated.models
         told = problem(other.create_project(body=models.NewProject(made.name)), HTTPStatus.CONFLICT)
         assert made.name in told.detail
@@ -303,7 +326,9 @@ class TestProblems:
         assert str(child.id) in problem(other.delete_job(parent.id), HTTPStatus.CONFLICT).detail, "it says who waits"
         problem(other.delete_project_job(made.id, parent.id), HTTPStatus.CONFLICT)
 
-    def test_what_does_not_fit_together_is_400(self, api: Calls, generated: Generated, made: Any, new_job: Callable) -> None:
+    def test_what_does_not_fit_together_is_400(
+        self, api: Calls, generated: Generated, made: Any, new_job: Callable
+    ) -> None:
         models = generated.models
         unknown = new_job("of an unknown task")
         unknown.task_id = self.NOBODY

@@ -92,7 +92,9 @@ class TestTasks:
 
 
 class TestQueue:
-    def test_ls_lists_filters_and_limits(self, cli: CommandLine, other_cli: CommandLine, project: Project, name: str) -> None:
+    def test_ls_lists_filters_and_limits(
+        self, cli: CommandLine, other_cli: CommandLine, project: Project, name: str
+    ) -> None:
         cli.run("tasks", "create", "evaluate")
         added(project, "one", "two", "three")
         added(project, "four", task="evaluate")
@@ -108,12 +110,16 @@ class TestQueue:
         printed = other_cli.run("queue", "ls")
         assert f"Queue: {name}" in printed and "Showing 4 job(s)" in printed and "RUNNING" in printed
 
-    def test_stats_counts_by_status_and_by_task(self, cli: CommandLine, other_cli: CommandLine, project: Project) -> None:
+    def test_stats_counts_by_status_and_by_task(
+        self, cli: CommandLine, other_cli: CommandLine, project: Project
+    ) -> None:
         added(project, *[f"job {number}" for number in range(12)])
         project.fetch_job().set_status("FAILED")
         task = str(project.queue[0]["task_id"])
         told = other_cli.json("queue", "stats")
-        assert told == {"total": 12, "by_status": {"PENDING": 11, "FAILED": 1}, "by_task": {task: 12}}, "all, not a page of them"
+        assert told == {"total": 12, "by_status": {"PENDING": 11, "FAILED": 1}, "by_task": {task: 12}}, (
+            "all, not a page of them"
+        )
         assert "Total Jobs: 12" in cli.run("queue", "stats")
 
     def test_clear_tells_how_many_it_deleted(self, cli: CommandLine, other_cli: CommandLine, project: Project) -> None:
@@ -184,7 +190,10 @@ class TestJobs:
         assert (other["name"], other["parameters"], other["depends"]) == ("train", {}, {str(parent): "parent"})
 
     def test_add_batch_adds_all_or_nothing(self, cli: CommandLine, project: Project, tmp_path: Path) -> None:
-        jobs = [{"name": "good", "task": "train"}, {"name": "bad", "task": "train", "depends": {"9223372036854775807": ""}}]
+        jobs = [
+            {"name": "good", "task": "train"},
+            {"name": "bad", "task": "train", "depends": {"9223372036854775807": ""}},
+        ]
         file = tmp_path / "batch.json"
         file.write_text(json.dumps({"jobs": jobs}))
         cli.run("jobs", "add-batch", str(file), exit_code=1)
@@ -204,7 +213,9 @@ class TestJobs:
         other_cli.run("jobs", "retry", str(parent))
         assert statuses(second, project) == {"parent": "PENDING", "child": "PENDING"}
 
-    def test_delete_deletes_what_nobody_waits_for(self, cli: CommandLine, other_cli: CommandLine, project: Project) -> None:
+    def test_delete_deletes_what_nobody_waits_for(
+        self, cli: CommandLine, other_cli: CommandLine, project: Project
+    ) -> None:
         parent = cli.added("jobs", "add", "train", "--name", "parent")
         child = cli.added("jobs", "add", "train", "--name", "child", "--depends", str(parent))
         other_cli.run("jobs", "delete", "--force", str(parent), exit_code=1)

@@ -59,7 +59,9 @@ class TestProjects:
         assert found is not None and (found.id, found.name) == (made.id, odd)
         assert there.delete_project(odd)
 
-    def test_a_deleted_project_is_gone_everywhere(self, project: Project, here: Server, there: Server, name: str) -> None:
+    def test_a_deleted_project_is_gone_everywhere(
+        self, project: Project, here: Server, there: Server, name: str
+    ) -> None:
         added(project, "a job")
         assert there.delete_project(name), "a project with jobs is deleted"
         assert here.get_project(name) is None
@@ -81,7 +83,14 @@ class TestTasks:
 
 class TestQueue:
     def test_a_job_comes_back_as_it_was_submitted(self, project: Project, elsewhere: Project) -> None:
-        parameters = {"lr": 1e-3, "epochs": 10, "big": 2**53 + 1, "text": "ü\n\"'", "none": None, "nested": {"b": [1, {}], "a": ""}}
+        parameters = {
+            "lr": 1e-3,
+            "epochs": 10,
+            "big": 2**53 + 1,
+            "text": "ü\n\"'",
+            "none": None,
+            "nested": {"b": [1, {}], "a": ""},
+        }
         assert project.append_queue(Job("a job", "train", parameters, priority=-7))
         (listed,) = elsewhere.queue
         assert (listed["name"], listed["priority"], listed["status"]) == ("a job", -7, "PENDING")
@@ -107,7 +116,9 @@ class TestQueue:
     def test_many_jobs_are_added_at_once_in_order(self, project: Project, elsewhere: Project) -> None:
         ids = project.extend_queue([Job(f"job {number}", "train", {"number": number}) for number in range(8)])
         assert ids == sorted(set(ids)) and len(ids) == 8, "one id for each, ascending"
-        assert [(job["id"], job["parameters"]["number"]) for job in elsewhere.queue] == list(zip(ids, range(8), strict=True))
+        assert [(job["id"], job["parameters"]["number"]) for job in elsewhere.queue] == list(
+            zip(ids, range(8), strict=True)
+        )
 
     def test_the_queue_shows_the_ten_oldest_jobs(self, project: Project, elsewhere: Project) -> None:
         ids = project.extend_queue([Job(f"job {number}", "train", {}) for number in range(12)])
@@ -121,7 +132,9 @@ class TestQueue:
         assert [job["name"] for job in elsewhere.queue] == ["two"]
         assert not project.pop_queue(5), "there is no sixth"
 
-    def test_remove_job_removes_by_id_and_only_its_own_projects(self, project: Project, here: Server, name: str) -> None:
+    def test_remove_job_removes_by_id_and_only_its_own_projects(
+        self, project: Project, here: Server, name: str
+    ) -> None:
         (job,) = added(project, "a job")
         other = here.append_project(f"{name}, too")
         assert other is not None

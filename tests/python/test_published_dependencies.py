@@ -20,7 +20,9 @@ def drained(project: Project) -> Iterator[str]:
             return
 
 
-def test_a_job_waits_until_all_that_it_depends_on_is_completed(project: Project, elsewhere: Project, there: Server) -> None:
+def test_a_job_waits_until_all_that_it_depends_on_is_completed(
+    project: Project, elsewhere: Project, there: Server
+) -> None:
     left, right, child = added(project, "left", "right", "child")
     through(there, child).set_depends_to([left, right])
     child.set_priority_to(100)

@@ -1,10 +1,14 @@
 """Schemathesis: what it generates from the document is answered as the document says, with every check and in all phases."""
 
+import json
 import os
 import subprocess
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -17,6 +21,9 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 # The same seed makes the same requests of the same document. Try others now and then.
 SEED = os.environ.get("WHATSNEXT_SCHEMATHESIS_SEED", "20260131")
+
+# What schemathesis.toml says more about.
+LEFT_OUT = {"ignored_auth"}
 
 LIMIT_SECONDS = 600
 
@@ -54,18 +61,75 @@ def fill(server: RunningServer) -> None:
         post("/clients/register", {"id": f"client-{number}", "name": "a machine", "entity": "a lab"})
 
 
-@pytest.mark.slow
-def test_every_answer_is_as_documented(own: Settings, server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
-    document = own.folder / "openapi.json"
-    document.write_text(own.run("openapi"))
+@dataclass
+class Report:
+    """What schemathesis did, from its own report."""
+
+    checks: set[str] = field(default_factory=set)
+    # By operation (`GET /jobs`): how often each status was answered.
+    statuses: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        report = cls()
+        for line in file.read_text().splitlines():
+            recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {"cases": {}})
+            for case_id, case in recorder["cases"].items():
+                report.checks |= {check["name"] for check in recorder["checks"].get(case_id, [])}
+                operation = f"{case['value']['method']} {case['value']['path']}"
+                if response := recorder["interactions"].get(case_id, {}).get("response"):
+                    report.statuses[operation][response["status_code"]] += 1
+        return report
+
+
+@pytest.fixture(scope="module")
+def document(own: Settings) -> Path:
+    file = own.folder / "openapi.json"
+    file.write_text(own.run("openapi"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def report(
+    own: Settings, server: RunningServer, document: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.CompletedProcess, Report]]:
+    """The one run that all tests here look at."""
+    file = own.folder / "report.ndjson"
     command = [
         EXECUTABLES / "schemathesis", "--config-file", CONFIGURATION, "run", document, "--url", server.url,
-        "--seed", SEED, "--no-color",
+        "--seed", SEED, "--no-color", "--report", "ndjson", "--report-ndjson-path", file,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(CONFIGURATION.parent)}  # for schemathesis_hooks.py
     start = time.monotonic()
-    done = subprocess.run(command, cwd=own.folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    with capfd.disabled():
-        print(f"\nschemathesis, seed {SEED}, {time.monotonic() - start:.0f} seconds: {done.stdout.strip().splitlines()[-1]}")
-    print(done.stdout)
-    assert done.returncode == 0, f"schemathesis exited with {done.returncode}; it says above what was answered wrongly"
+    done = subprocess.run(
+        command, cwd=own.folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS
+    )
+    seconds = time.monotonic() - start
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nschemathesis, seed {SEED}, {seconds:.0f} seconds: {done.stdout.strip().splitlines()[-1].strip('= ')}")
+    yield done, Report.read(file)
+
+
+def test_every_answer_is_as_documented(report: tuple[subprocess.CompletedProcess, Report]) -> None:
+    done, _ = report
+    assert done.returncode == 0, f"schemathesis exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+
+
+def test_every_check_was_made(report: tuple[subprocess.CompletedProcess, Report]) -> None:
+    _, told = report
+    listed = subprocess.run([EXECUTABLES / "schemathesis", "run", "--help"], capture_output=True, text=True, check=True)
+    choices = "".join(listed.stdout.split("--checks")[1].split("[possible values:")[1].split("]")[0].split())
+    assert told.checks == set(choices.split(",")) - {"all", *LEFT_OUT}
+
+
+def test_every_operation_was_also_answered_with_success(
+    report: tuple[subprocess.CompletedProcess, Report], document: Path
+) -> None:
+    _, told = report
+    paths = json.loads(document.read_text())["paths"]
+    operations = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    counts = {name: dict(sorted(told.statuses[name].items())) for name in sorted(operations)}
+    never = {name: count for name, count in counts.items() if not any(200 <= status < 300 for status in count)}
+    assert not never, "a run that sees only refusals of an operation says little about it"
+    wrong = {name: count for name, count in counts.items() if any(status >= 500 for status in count)}
+    assert not wrong, "nothing is answered with 5xx"

@@ -72,7 +72,12 @@ def run_in_order(notes: Path) -> list[str]:
 
 class TestWork:
     def test_a_job_that_succeeds_is_completed_and_one_that_fails_is_failed(
-        self, project: Project, elsewhere: Project, second: RunningServer, new_client: Callable[..., Client], notes: Path
+        self,
+        project: Project,
+        elsewhere: Project,
+        second: RunningServer,
+        new_client: Callable[..., Client],
+        notes: Path,
     ) -> None:
         assert len(project.extend_queue([runnable("good"), runnable("bad", 3), runnable("good too")])) == 3
         assert new_client(elsewhere).work() == 3, "a failure does not stop the worker"
@@ -117,7 +122,12 @@ class TestWork:
         assert statuses(second, project)["of the bad"] == "BLOCKED"
 
     def test_a_worker_leaves_what_is_too_large_for_it(
-        self, project: Project, elsewhere: Project, cli: CommandLine, second: RunningServer, new_client: Callable[..., Client]
+        self,
+        project: Project,
+        elsewhere: Project,
+        cli: CommandLine,
+        second: RunningServer,
+        new_client: Callable[..., Client],
     ) -> None:
         cli.run("tasks", "create", "large", "--cpu", "4")
         assert project.extend_queue([runnable("large", task="large", priority=9), runnable("small")])
@@ -164,7 +174,9 @@ class TestManyWorkers:
         assert sum(worker.executed for worker in workers) == len(names), f"{workers} ran {len(names)} jobs together"
         assert sorted(run_in_order(notes)) == sorted(names), "each program was started once"
         assert Counter(job["status"] for job in jobs_of(first, project)) == {"COMPLETED": len(names)}
-        active = {worker.client_id: second.get(f"/clients/{worker.client_id}").json()["is_active"] for worker in workers}
+        active = {
+            worker.client_id: second.get(f"/clients/{worker.client_id}").json()["is_active"] for worker in workers
+        }
         assert set(active.values()) == {0} and len(active) == 4, f"all four signed off: {active}"
 
 

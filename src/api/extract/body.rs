@@ -1,10 +1,11 @@
 //! JSON bodies.
 
-use std::marker::PhantomData;
+use std::{io, marker::PhantomData};
 
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, combinators::BoxBody};
 use poem::{
     Request, RequestBody,
-    error::{ReadBodyError, SizedLimitError},
     http::{HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
@@ -19,6 +20,9 @@ use tokio::time::timeout_at;
 
 use super::Deadline;
 use crate::api::Error;
+
+/// How many bytes over the limit are read, and thrown away, so that the client can read the answer.
+const THROWN_AWAY: usize = 64 * 1024 * 1024;
 
 /// How large bodies may be, in bytes. Set by [`crate::api::edge`].
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +90,8 @@ impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T
         let limits: &Limits = request.data().expect("the edge sets the limits");
         let deadline: &Deadline = request.data().expect("the edge sets the deadline");
         let limit = S::of(limits);
-        let announced = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()).unwrap_or(0);
-        if usize::try_from(announced).unwrap_or(usize::MAX) > limit {
-            return Err(too_large(limit).into());
-        }
-        let bytes = timeout_at(deadline.instant(), body.take()?.into_bytes_limit(limit)).await;
-        let bytes = bytes.map_err(|_| too_slow())?.map_err(|error| unreadable(error, limit))?;
+        let bytes = timeout_at(deadline.instant(), read(body.take()?.into(), limit)).await;
+        let bytes = bytes.map_err(|_| too_slow())??;
         Ok(Self(parse(&bytes)?, PhantomData))
     }
 }
@@ -122,17 +122,24 @@ fn too_slow() -> Error {
     Error::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-fn unreadable(error: ReadBodyError, limit: usize) -> Error {
-    match error {
-        ReadBodyError::PayloadTooLarge => too_large(limit),
-        error => Error::new(StatusCode::BAD_REQUEST, "The request's body ended early or could not be read.").with_cause(error),
+/// Reads a body up to the limit. What is over it is read and thrown away, up to a larger limit: a client that is still sending would see its connection
+/// reset and never read the answer.
+async fn read(mut body: BoxBody<Bytes, io::Error>, limit: usize) -> Result<BytesMut, Error> {
+    let mut bytes = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::bad_request("The request's body ended early or could not be read.").with_cause(error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= limit {
+            bytes.extend_from_slice(&data);
+        } else if length <= limit.saturating_add(THROWN_AWAY) {
+            bytes = BytesMut::new();
+        } else {
+            break;
+        }
     }
-}
-
-impl From<SizedLimitError> for Error {
-    fn from(_: SizedLimitError) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large.")
-    }
+    if length <= limit { Ok(bytes) } else { Err(too_large(limit)) }
 }
 
 /// Reads JSON; the error knows where it happened.

@@ -24,7 +24,8 @@ impl TestDatabase {
         let admin = admin().await;
         let template = format!("whatsnext_template_v{}", migrate::newest());
         admin.query_one("select pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.expect("the lock for the template");
-        let made = admin.query_opt("select from pg_database where datname = $1 and datistemplate", &[&template]).await.expect("pg_database");
+        let made =
+            admin.query_opt("select from pg_database where datname = $1 and datistemplate", &[&template]).await.expect("pg_database");
         if made.is_none() {
             admin.batch_execute(&format!("drop database if exists {template} with (force)")).await.expect("an old template is dropped");
             admin.batch_execute(&format!("create database {template}")).await.expect("a template is created");

@@ -74,7 +74,8 @@ impl Process {
         let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let process = Self { api: Api::new(&format!("http://127.0.0.1:{port}")), port, child };
         let api = &process.api;
-        eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await.is_some_and(|status| status == 200) }).await;
+        eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await.is_some_and(|status| status == 200) })
+            .await;
         process
     }
 

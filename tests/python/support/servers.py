@@ -43,7 +43,12 @@ class Settings:
     def run(self, *arguments: str) -> str:
         """Runs a command of the binary to its end and returns what it printed."""
         done = subprocess.run(
-            [self.binary, *arguments], cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=60
+            [self.binary, *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         command = " ".join(["whatsnext", *arguments])
         assert done.returncode == 0, f"`{command}` exited with {done.returncode}:\n{done.stdout}{done.stderr}"
