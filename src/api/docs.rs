@@ -61,7 +61,7 @@ fn assets() -> &'static Assets {
 fn between(text: &str, start: &str, end: &str) -> Bytes {
     let from = text.find(start).map_or(0, |at| at + start.len());
     let to = text[from..].find(end).map_or(from, |at| from + at);
-    Bytes::copy_from_slice(text[from..to].as_bytes())
+    Bytes::copy_from_slice(&text.as_bytes()[from..to])
 }
 
 /// Adds the documentation to a route table.

@@ -1,7 +1,7 @@
 """What schemathesis cannot know of a request: the names in `depends` are ids of jobs.
 
-OpenAPI 3.0 has no words for the names in an object. Left alone, most jobs with dependencies would be refused for a name that is no number, and the
-graph of dependencies would never be reached.
+OpenAPI 3.0 has no words for the names in an object. Left alone, most jobs with dependencies would be refused for a name
+that is no number, and the graph of dependencies would hardly be reached.
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""The published command line (`whatsnext` and `wnxt` of whatsnext 0.0.2, unmodified), each name at a server of its own."""
+"""The published command line (whatsnext 0.0.2, unmodified): `whatsnext` at one server, `wnxt` at the other."""
 
 import json
 from pathlib import Path
@@ -86,6 +86,13 @@ class TestTasks:
         assert [task["name"] for task in cli.json("tasks", "ls")] == ["train"]
         assert project.queue == [], "a task's jobs go with it"
         cli.run("tasks", "delete", "--force", str(number), exit_code=1)
+
+    @pytest.mark.xfail(
+        strict=True,
+        reason="GET /tasks/train is answered with 422; the command line goes on to ask for the name only after a 404",
+    )
+    def test_show_finds_a_task_by_its_name(self, other_cli: CommandLine) -> None:
+        assert other_cli.json("tasks", "show", "train")["name"] == "train"
 
     def test_a_name_is_given_once_in_a_project(self, cli: CommandLine) -> None:
         cli.run("tasks", "create", "train", exit_code=1)

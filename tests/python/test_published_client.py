@@ -1,4 +1,4 @@
-"""The published library (whatsnext 0.0.2 of PyPI, unmodified): projects, tasks, queues and clients, over two servers."""
+"""The published library (whatsnext 0.0.2, unmodified): projects, tasks, queues and clients, over two servers."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -92,7 +92,7 @@ def test_a_circle_is_refused_and_changes_nothing(project: Project, elsewhere: Pr
     two.set_depends_to([one])
     three.set_depends_to([two])
     for circle in ([three], [one]):
-        with pytest.raises(HTTPError, match="^400 "):
+        with pytest.raises(HTTPError, match=r"^400 "):
             through(there, one).set_depends_to(circle)
     assert [job["depends"] for job in elsewhere.queue] == [{}, {str(one.id): "one"}, {str(two.id): "two"}]
 

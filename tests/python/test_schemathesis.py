@@ -1,4 +1,4 @@
-"""Schemathesis: what it generates from the document is answered as the document says, with every check and in all phases."""
+"""Schemathesis: what it makes of the document is answered as the document says, with every check, in all phases."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def server(own: Settings) -> Iterator[RunningServer]:
 
 
 def fill(server: RunningServer) -> None:
-    """Makes what schemathesis.toml names: 26 projects with a task each, 100 jobs in the first two of them, and three clients."""
+    """Makes what schemathesis.toml names: 26 projects with a task each, 100 jobs in two of them, three clients."""
 
     def post(path: str, body: dict) -> dict:
         return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()

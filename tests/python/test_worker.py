@@ -17,7 +17,7 @@ from support.command_line import CommandLine
 from support.draining import drain
 from support.jobs import added, jobs_of, statuses
 from support.polling import until
-from support.servers import HOST, RunningServer
+from support.servers import RunningServer
 
 # Notes its job's name in a file of that name, which must not be there yet, and exits as the job says.
 PROGRAM = """#!/bin/sh
@@ -183,7 +183,7 @@ class TestManyWorkers:
 class TestCommandLine:
     @pytest.fixture
     def path(self, program: Path, tmp_path: Path) -> Path:
-        """A folder for PATH in which `python` is the program: the command line's worker runs `python`, and nothing else."""
+        """A folder for PATH in which `python` is the program: the command line's worker runs that, and nothing else."""
         folder = tmp_path / "path"
         folder.mkdir()
         (folder / "python").symlink_to(program)

@@ -43,7 +43,7 @@ class Generated:
 
 
 class Calls:
-    """`calls.get_job(17)` calls the operation `get_job` of the generated client, and must be answered as it is documented.
+    """`calls.get_job(17)` calls the operation `get_job` of the generated client; an undocumented status raises.
 
     The answer has `status_code`, `headers`, `content`, and `parsed`: an object of a generated class.
     """

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,8 @@ import httpx
 from support.polling import until
 
 HOST = "127.0.0.1"
+
+START_SECONDS = 30
 
 # A server finishes the requests in flight first; its own limit for that (shutdown_timeout_seconds) is 30 seconds.
 STOP_SECONDS = 40
@@ -93,23 +96,33 @@ def running_server(settings: Settings, name: str) -> Iterator[RunningServer]:
 def _start(settings: Settings, output: IO[bytes], log: Path) -> RunningServer:
     for _ in range(3):  # Another process can take the port between its being found free and the server's binding it.
         port = _free_port()
+        command = [settings.binary, "serve", "--port", str(port)]
         process = subprocess.Popen(
-            [settings.binary, "serve", "--port", str(port)],
-            cwd=settings.folder, env=settings.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
+            command,
+            cwd=settings.folder,
+            env=settings.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
         server = RunningServer(port, process, log)
-        until(f"/readyz of {server.url}", lambda: process.poll() is not None or _is_ready(server.url), seconds=30)
-        if process.poll() is None:
-            return server
+        try:
+            if until(f"{server.url} is ready", partial(_is_ready_or_gone, server), START_SECONDS) == "ready":
+                return server
+        except BaseException:
+            process.kill()
+            raise
     raise AssertionError(f"`whatsnext serve` exited with {process.returncode}:\n{log.read_text()}")
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready_or_gone(server: RunningServer) -> str | None:
+    if server.process.poll() is not None:
+        return "gone"
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=5)
+        answer = httpx.get(f"{server.url}/readyz", timeout=5)
     except httpx.TransportError:
-        return False
-    return answer.status_code == 200 and answer.json()["status"] == "ready"
+        return None
+    return "ready" if answer.status_code == 200 and answer.json()["status"] == "ready" else None
 
 
 def _stop(server: RunningServer) -> None:
