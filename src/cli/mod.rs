@@ -1,5 +1,6 @@
 //! The command line.
 
+mod limits;
 mod migrate;
 mod openapi;
 mod serve;

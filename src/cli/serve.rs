@@ -44,6 +44,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     settings.refuse_unsafe()?;
 
+    super::limits::raise_descriptor_limit();
     let stop = stop_on_signal()?;
     let app = App::build(settings.clone())?;
     app.verify_schema().await?;

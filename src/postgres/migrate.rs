@@ -86,11 +86,11 @@ pub async fn run(settings: &Settings) -> Result<Vec<i32>, MigrateError> {
     // A step may take longer than a request's statement may.
     let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 1, ..settings.clone() };
     let database = Database::new(&patient)?;
-    let mut client = database.client().await?;
+    let client = database.client().await?;
     schema::LOCK.one(&client, &[&LOCK]).await?;
-    let report = runner().run_async(&mut **client).await;
     // The lock ends with the connection, which must therefore not go back to a pool.
-    drop(deadpool_postgres::Object::take(client));
+    let mut connection = client.detach();
+    let report = runner().run_async(&mut *connection).await;
     Ok(report?.applied_migrations().iter().map(|migration| migration.version()).collect())
 }
 

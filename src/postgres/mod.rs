@@ -1,5 +1,6 @@
 //! PostgreSQL: one pool of connections, prepared statements, transactions, migrations.
 
+mod client;
 mod error;
 pub mod migrate;
 pub mod query;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use secrecy::ExposeSecret;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{DatabaseTls, Settings};
 
-pub use deadpool_postgres::{Client, GenericClient, Transaction};
+pub use client::{Client, Executor, Transaction};
 pub use error::Error;
 pub use query::Query;
 pub use tokio_postgres::{Row, types};
@@ -35,9 +37,10 @@ pub enum SetupError {
 }
 
 /// The way to the database; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    tls: MakeRustlsConnect,
 }
 
 /// What happens in one transaction. (A trait and not a closure because futures of closures that borrow cannot be shown to be `Send`.)
@@ -72,7 +75,7 @@ impl Database {
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         let config = connection_config(settings)?;
         let tls = tls::connector(settings)?;
-        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager = Manager::from_config(config, tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let checkout = Duration::from_secs(settings.database_checkout_timeout_seconds);
         let connect = Duration::from_secs(settings.database_connect_timeout_seconds);
         let pool = Pool::builder(manager)
@@ -80,7 +83,7 @@ impl Database {
             .timeouts(Timeouts { wait: Some(checkout), create: Some(connect), recycle: Some(connect) })
             .runtime(Runtime::Tokio1)
             .build()?;
-        Ok(Self { pool })
+        Ok(Self { pool, tls })
     }
 
     /// A connection, given back to the pool when dropped.
@@ -89,7 +92,8 @@ impl Database {
     ///
     /// [`Error::Connection`] after the configured time, if there is none.
     pub async fn client(&self) -> Result<Client, Error> {
-        self.pool.get().await.map_err(Error::Connection)
+        let object = self.pool.get().await.map_err(Error::Connection)?;
+        Ok(Client::new(object, self.tls.clone()))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
@@ -114,9 +118,9 @@ impl Database {
 
     async fn attempt<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(Error::Transaction)?;
+        let transaction = client.begin().await?;
         let value = work.run(&transaction).await?;
-        transaction.commit().await.map_err(Error::Transaction)?;
+        transaction.commit().await?;
         Ok(value)
     }
 

@@ -1,9 +1,9 @@
 //! Every statement that this program sends to PostgreSQL, and the one way to send it.
 
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::GenericClient as _;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::Error;
+use super::{Error, Executor};
 
 /// The values of a statement's `$1`, `$2` …
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -19,27 +19,31 @@ pub struct Query {
 
 impl Query {
     /// All rows.
-    pub async fn all(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
-        client.query(&statement, params).await.map_err(|error| self.failed(error))
+    pub async fn all(&self, executor: &impl Executor, params: Params<'_>) -> Result<Vec<Row>, Error> {
+        let driver = executor.driver();
+        let work = async { driver.query(&driver.prepare_cached(self.sql).await?, params).await };
+        executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     /// The only row.
-    pub async fn one(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Row, Error> {
-        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
-        client.query_one(&statement, params).await.map_err(|error| self.failed(error))
+    pub async fn one(&self, executor: &impl Executor, params: Params<'_>) -> Result<Row, Error> {
+        let driver = executor.driver();
+        let work = async { driver.query_one(&driver.prepare_cached(self.sql).await?, params).await };
+        executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     /// The only row, if there is one.
-    pub async fn maybe(&self, client: &impl GenericClient, params: Params<'_>) -> Result<Option<Row>, Error> {
-        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
-        client.query_opt(&statement, params).await.map_err(|error| self.failed(error))
+    pub async fn maybe(&self, executor: &impl Executor, params: Params<'_>) -> Result<Option<Row>, Error> {
+        let driver = executor.driver();
+        let work = async { driver.query_opt(&driver.prepare_cached(self.sql).await?, params).await };
+        executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     /// How many rows were changed.
-    pub async fn execute(&self, client: &impl GenericClient, params: Params<'_>) -> Result<u64, Error> {
-        let statement = client.prepare_cached(self.sql).await.map_err(|error| self.failed(error))?;
-        client.execute(&statement, params).await.map_err(|error| self.failed(error))
+    pub async fn execute(&self, executor: &impl Executor, params: Params<'_>) -> Result<u64, Error> {
+        let driver = executor.driver();
+        let work = async { driver.execute(&driver.prepare_cached(self.sql).await?, params).await };
+        executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, source: tokio_postgres::Error) -> Error {

@@ -89,6 +89,32 @@ async fn a_full_pool_is_503_and_not_a_queue_without_end() {
     server.stop().await;
 }
 
+/// Clients that go away in the middle of a statement leave no connection behind that the next request would have to wait for.
+#[tokio::test]
+async fn statements_that_nobody_waits_for_are_cancelled() {
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("database_pool_size", "2")]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    let watcher = database.connect().await;
+    let waiting = async || {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    for _ in 0..3 {
+        let gone = [(), ()].map(|()| {
+            let api = server.api.clone();
+            tokio::spawn(async move { api.get("/clients").await })
+        });
+        eventually("both connections wait for the lock", || async { waiting().await == 2 }).await;
+        gone.iter().for_each(tokio::task::JoinHandle::abort);
+        eventually("what they asked for is cancelled", || async { waiting().await == 0 }).await;
+        server.api.get("/projects").await.expect(200);
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_ended_and_its_connection_is_used_again() {
     let database = TestDatabase::new().await;
@@ -147,6 +173,6 @@ async fn the_connection_to_the_database_is_as_safe_as_asked_for() {
     assert!(!try_it(&misnamed, "verify-full", &other_authority).await.0, "a certificate for another name");
 
     let flags = [("database_tls", "verify-full"), ("database_ca_file", "/nonexistent.pem")];
-    let error = whatsnext::postgres::Database::new(&database.settings(&flags)).expect_err("there is no such file");
+    let error = whatsnext::postgres::Database::new(&database.settings(&flags)).err().expect("there is no such file");
     assert!(error.to_string().contains("/nonexistent.pem"), "{error}");
 }

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import httpx
 import pytest
@@ -62,24 +61,23 @@ def fill(server: RunningServer) -> None:
 
 
 @dataclass
-class Report:
-    """What schemathesis did, from its own report."""
+class Run:
+    """A run of schemathesis: how it ended, and what its own report says."""
 
+    exit_code: int
+    printed: str
     checks: set[str] = field(default_factory=set)
     # By operation (`GET /jobs`): how often each status was answered.
     statuses: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        report = cls()
-        for line in file.read_text().splitlines():
-            recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {"cases": {}})
-            for case_id, case in recorder["cases"].items():
-                report.checks |= {check["name"] for check in recorder["checks"].get(case_id, [])}
+    def read(self, report: Path) -> None:
+        for line in report.read_text().splitlines():
+            recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
+            for case_id, case in recorder.get("cases", {}).items():
+                self.checks |= {check["name"] for check in recorder.get("checks", {}).get(case_id, [])}
                 operation = f"{case['value']['method']} {case['value']['path']}"
-                if response := recorder["interactions"].get(case_id, {}).get("response"):
-                    report.statuses[operation][response["status_code"]] += 1
-        return report
+                if response := recorder.get("interactions", {}).get(case_id, {}).get("response"):
+                    self.statuses[operation][response["status_code"]] += 1
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +88,12 @@ def document(own: Settings) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(
-    own: Settings, server: RunningServer, document: Path, request: pytest.FixtureRequest
-) -> Iterator[tuple[subprocess.CompletedProcess, Report]]:
+def run(own: Settings, server: RunningServer, document: Path, request: pytest.FixtureRequest) -> Run:
     """The one run that all tests here look at."""
-    file = own.folder / "report.ndjson"
+    report = own.folder / "report.ndjson"
     command = [
         EXECUTABLES / "schemathesis", "--config-file", CONFIGURATION, "run", document, "--url", server.url,
-        "--seed", SEED, "--no-color", "--report", "ndjson", "--report-ndjson-path", file,
+        "--seed", SEED, "--no-color", "--report", "ndjson", "--report-ndjson-path", report,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(CONFIGURATION.parent)}  # for schemathesis_hooks.py
     start = time.monotonic()
@@ -107,28 +103,25 @@ def report(
     seconds = time.monotonic() - start
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\nschemathesis, seed {SEED}, {seconds:.0f} seconds: {done.stdout.strip().splitlines()[-1].strip('= ')}")
-    yield done, Report.read(file)
+    run = Run(done.returncode, done.stdout + done.stderr)
+    run.read(report)
+    return run
 
 
-def test_every_answer_is_as_documented(report: tuple[subprocess.CompletedProcess, Report]) -> None:
-    done, _ = report
-    assert done.returncode == 0, f"schemathesis exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+def test_every_answer_is_as_documented(run: Run) -> None:
+    assert run.exit_code == 0, f"schemathesis exited with {run.exit_code}:\n{run.printed}"
 
 
-def test_every_check_was_made(report: tuple[subprocess.CompletedProcess, Report]) -> None:
-    _, told = report
+def test_every_check_was_made(run: Run) -> None:
     listed = subprocess.run([EXECUTABLES / "schemathesis", "run", "--help"], capture_output=True, text=True, check=True)
     choices = "".join(listed.stdout.split("--checks")[1].split("[possible values:")[1].split("]")[0].split())
-    assert told.checks == set(choices.split(",")) - {"all", *LEFT_OUT}
+    assert run.checks == set(choices.split(",")) - {"all", *LEFT_OUT}
 
 
-def test_every_operation_was_also_answered_with_success(
-    report: tuple[subprocess.CompletedProcess, Report], document: Path
-) -> None:
-    _, told = report
+def test_every_operation_was_also_answered_with_success(run: Run, document: Path) -> None:
     paths = json.loads(document.read_text())["paths"]
-    operations = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    counts = {name: dict(sorted(told.statuses[name].items())) for name in sorted(operations)}
+    operations = sorted(f"{method.upper()} {path}" for path, methods in paths.items() for method in methods)
+    counts = {name: dict(sorted(run.statuses[name].items())) for name in operations}
     never = {name: count for name, count in counts.items() if not any(200 <= status < 300 for status in count)}
     assert not never, "a run that sees only refusals of an operation says little about it"
     wrong = {name: count for name, count in counts.items() if any(status >= 500 for status in count)}

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The clients.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     database: Database,
 }

@@ -15,7 +15,6 @@ use crate::queue::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A claim on its way to the client.
-#[derive(Debug)]
 pub struct Handover {
     /// What was claimed.
     pub claim: Claim,
@@ -23,7 +22,6 @@ pub struct Handover {
 }
 
 /// What to do if it does not arrive.
-#[derive(Debug)]
 struct Pending {
     id: i64,
     attempt: i32,

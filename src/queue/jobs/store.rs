@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The jobs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     pub(super) database: Database,
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{NewJob, Status, Store, store};
 use crate::{
     postgres::{
-        GenericClient, Row, Transaction, Work,
+        Executor, Row, Transaction, Work,
         query::{graph, jobs as sql, projects, tasks},
         types::Json,
     },
@@ -97,14 +97,14 @@ fn place<'a>(job: &'a NewJob, parents: &HashMap<i64, Status>) -> Placed<'a> {
     Placed { job, status, unmet: i32::try_from(unmet).expect("a request cannot hold two thousand million dependencies") }
 }
 
-async fn insert(client: &impl GenericClient, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
+async fn insert(executor: &impl Executor, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
     let names: Vec<&str> = placed.iter().map(|placed| placed.job.name.as_str()).collect();
     let tasks: Vec<i64> = placed.iter().map(|placed| placed.job.task_id).collect();
     let parameters: Vec<Json<&RawValue>> = placed.iter().map(|placed| Json(&*placed.job.parameters)).collect();
     let statuses: Vec<&str> = placed.iter().map(|placed| placed.status.as_str()).collect();
     let priorities: Vec<i32> = placed.iter().map(|placed| placed.job.priority).collect();
     let unmet: Vec<i32> = placed.iter().map(|placed| placed.unmet).collect();
-    let row = sql::INSERT.one(client, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
+    let row = sql::INSERT.one(executor, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
     Ok(row.get("ids"))
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The projects.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     database: Database,
 }

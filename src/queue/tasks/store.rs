@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The tasks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     database: Database,
 }

@@ -1,0 +1,119 @@
+//! Connections on loan, and what becomes of those whose borrower goes away.
+//!
+//! A request's future is dropped when its client disconnects or its time is up, also in the middle of a statement. A pool would give such a connection to
+//! the next request, which would then wait behind a statement that nobody wants any more. So a connection knows whether it is busy, and one that is
+//! given back busy leaves the pool; its statement is cancelled.
+
+use std::{
+    mem,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use deadpool_postgres::{GenericClient, Object};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::Error;
+
+/// What statements can be sent to: a connection, or a transaction on it.
+pub trait Executor: Sync {
+    /// The driver's side of it.
+    fn driver(&self) -> &impl GenericClient;
+
+    /// Whether a statement has been sent that is not answered yet.
+    fn busy(&self) -> &AtomicBool;
+
+    /// Waits for something that the database does, and leaves the connection marked as busy if it is not waited for to the end.
+    fn watch<T: Send>(&self, work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
+        async {
+            self.busy().store(true, Ordering::Relaxed);
+            let result = work.await;
+            self.busy().store(false, Ordering::Relaxed);
+            result
+        }
+    }
+}
+
+/// A connection on loan from the pool.
+pub struct Client {
+    /// Taken only on the way out.
+    object: Option<Object>,
+    busy: AtomicBool,
+    tls: MakeRustlsConnect,
+}
+
+/// A transaction on a connection: rolled back when dropped, unless committed.
+pub struct Transaction<'a> {
+    inner: deadpool_postgres::Transaction<'a>,
+    busy: &'a AtomicBool,
+}
+
+impl Client {
+    pub(super) fn new(object: Object, tls: MakeRustlsConnect) -> Self {
+        Self { object: Some(object), busy: AtomicBool::new(false), tls }
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
+        self.busy.store(true, Ordering::Relaxed);
+        let inner = self.object.as_mut().expect(PRESENT).transaction().await.map_err(Error::Transaction)?;
+        self.busy.store(false, Ordering::Relaxed);
+        Ok(Transaction { inner, busy: &self.busy })
+    }
+
+    /// The connection, which never goes back to the pool.
+    pub(super) fn detach(mut self) -> deadpool_postgres::ClientWrapper {
+        Object::take(self.object.take().expect(PRESENT))
+    }
+}
+
+const PRESENT: &str = "the connection is there until it is given back";
+
+impl Executor for Client {
+    fn driver(&self) -> &impl GenericClient {
+        self.object.as_ref().expect(PRESENT)
+    }
+
+    fn busy(&self) -> &AtomicBool {
+        &self.busy
+    }
+}
+
+impl Transaction<'_> {
+    /// Makes what was done permanent.
+    pub(super) async fn commit(self) -> Result<(), Error> {
+        self.busy.store(true, Ordering::Relaxed);
+        let committed = self.inner.commit().await.map_err(Error::Transaction);
+        self.busy.store(false, Ordering::Relaxed);
+        committed
+    }
+}
+
+impl Executor for Transaction<'_> {
+    fn driver(&self) -> &impl GenericClient {
+        &self.inner
+    }
+
+    fn busy(&self) -> &AtomicBool {
+        self.busy
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        if !*self.busy.get_mut() {
+            return;
+        }
+        let cancel = object.cancel_token();
+        let connection = Object::take(object);
+        let tls = self.tls.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = cancel.cancel_query(tls).await {
+                    tracing::debug!(%error, "a statement that nobody waits for could not be cancelled");
+                }
+                mem::drop(connection);
+            });
+        }
+    }
+}
