@@ -210,7 +210,7 @@ impl From<postgres::Error> for Error {
     }
 }
 
-/// A status that an operation can end with, besides those that all of them share ([`super::document`]).
+/// A status that an operation can end with, besides those that all of them share ([`mod@super::document`]).
 pub trait Outcome {
     /// The status and what it means.
     const STATUSES: &'static [(u16, &'static str)];

@@ -1,7 +1,7 @@
 //! The HTTP API: a thin adapter over the features.
 //!
 //! A request goes through [`edge`] (id, deadline, log, the one error shape) and [`routes`] (path and method) into an operation. Each resource has a
-//! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`document`] describes.
+//! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`mod@document`] describes.
 
 pub mod clients;
 mod delivery;

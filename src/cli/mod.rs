@@ -1,5 +1,6 @@
 //! The command line.
 
+mod dev;
 mod limits;
 mod migrate;
 mod openapi;
@@ -28,6 +29,10 @@ enum Command {
     Migrate(ConfigArguments),
     /// Print the OpenAPI document.
     Openapi,
+    /// Run WhatsNext with a PostgreSQL and a Redis of its own, to try it and to work on it.
+    Dev(dev::Arguments),
+    #[command(hide = true)]
+    Tether(dev::tether::Arguments),
 }
 
 /// Where settings come from, for every command that needs them.
@@ -55,22 +60,23 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    let result = runtime().and_then(|runtime| {
-        runtime.block_on(async {
-            match cli.command {
-                Command::Serve(arguments) => serve::run(&arguments).await,
-                Command::Migrate(arguments) => migrate::run(&arguments).await,
-                Command::Openapi => openapi::run(),
-            }
-        })
-    });
-    match result {
+    match run_command(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Tether has no runtime, for it becomes another program; and its threads would not be tied to anything.
+fn run_command(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
+        Command::Migrate(arguments) => runtime()?.block_on(migrate::run(&arguments)),
+        Command::Openapi => runtime()?.block_on(async { openapi::run() }),
+        Command::Dev(arguments) => runtime()?.block_on(dev::run(&arguments)),
+        Command::Tether(arguments) => dev::tether::run(&arguments),
     }
 }
 

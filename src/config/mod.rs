@@ -1,7 +1,7 @@
 //! Configuration: plain data, loaded once at start.
 //!
 //! [`Settings`] is what the rest of the program sees. [`load`] makes it of the embedded defaults (`deploy/config/default.toml`, which
-//! documents every setting), a TOML file, `.env`, the environment and flags. [`check`] names combinations that an operator should know of.
+//! documents every setting), a TOML file, `.env`, the environment and flags. [`warnings`] names combinations that an operator should know of.
 
 mod check;
 mod load;

@@ -139,6 +139,19 @@ impl Database {
     }
 }
 
+/// Makes the database `whatsnext` if there is none, by way of a connection to another database of the same server.
+///
+/// # Errors
+///
+/// Any [`Error`] if it cannot be made.
+pub async fn create_database(maintenance: &Database) -> Result<(), Error> {
+    let client = maintenance.client().await?;
+    if !query::schema::DATABASE_PRESENT.one(&client, &[]).await?.get::<_, bool>("present") {
+        query::schema::CREATE_DATABASE.execute(&client, &[]).await?;
+    }
+    Ok(())
+}
+
 /// What to connect to, with the time-outs that hold for every connection.
 pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::Config, SetupError> {
     let url = settings.database_url.expose_secret();

@@ -126,6 +126,8 @@ queries! {
         UPDATE = "update",
     }
     schema {
+        CREATE_DATABASE = "create_database",
+        DATABASE_PRESENT = "database_present",
         LOCK = "lock",
         PING = "ping",
         PRESENT = "present",

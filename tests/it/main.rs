@@ -5,6 +5,7 @@
 mod claims;
 mod contract;
 mod delivery;
+mod dev;
 mod document;
 mod graph;
 mod hostile;

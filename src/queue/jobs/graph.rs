@@ -17,7 +17,7 @@
 //!    waited for; who completes a parent counts down its children in a later statement, which sees every edge committed before.
 //!
 //! A change *stays local* if it moves a job among PENDING-and-ready, QUEUED, RUNNING and COMPLETED, or if nothing depends on the job: then
-//! the second lock is enough. This is tried first; [`Step::NeedsGraph`] starts it over with the first lock. Where ids do not run
+//! the second lock is enough. This is tried first; `Step::NeedsGraph` starts it over with the first lock. Where ids do not run
 //! down the graph (dependencies given later by PUT) two transactions can meet in a deadlock; PostgreSQL ends one, which is run again.
 
 use super::{Change, Job, NewJob, Status, Store, store, submit};

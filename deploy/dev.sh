@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs WhatsNext on this machine: installs what it lacks, builds, and starts `whatsnext dev`, which gets all arguments (`deploy/dev.sh --help`).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=deploy/lib.sh
+source deploy/lib.sh
+
+need_rust
+need have_compiler build-essential pkg-config
+need have_postgres postgresql
+need have_redis redis-server
+install_missing
+
+cargo build --release
+exec "$(target_folder)/release/whatsnext" dev "$@"

@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# What dev.sh and test.sh share: installing what a machine lacks. To be sourced; the caller works in the repository's root.
+
+say() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+}
+
+die() {
+    say "$*"
+    exit 1
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+have_postgres() {
+    have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
+have_redis() {
+    have redis-server || have valkey-server
+}
+
+# A compiler is needed for the C parts of ring and mimalloc.
+have_compiler() {
+    have cc
+}
+
+have_curl() {
+    have curl
+}
+
+have_venv() {
+    have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null
+}
+
+# need CHECK PACKAGE...: notes Debian's packages as missing unless the check succeeds.
+missing=()
+need() {
+    local check=$1
+    shift
+    "$check" || missing+=("$@")
+}
+
+# Installs what was noted. Elsewhere than on Debian and its kin it says what to install.
+install_missing() {
+    ((${#missing[@]})) || return 0
+    have apt-get || die "install what Debian calls ${missing[*]}, with its programs in PATH, and run this again"
+    local root=()
+    if ((EUID != 0)); then
+        have sudo || die "run as root, or with sudo installed: apt-get install ${missing[*]}"
+        root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${root[@]}" apt-get update -qq
+    keep_services_down "${root[@]}"
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    allow_services "${root[@]}"
+    missing=()
+}
+
+# Debian starts the services that it installs, unless this file says no. Ours are private, so those of the system need not run.
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=
+keep_services_down() {
+    [[ ! -e $policy ]] || return 0
+    printf '#!/bin/sh\nexit 101\n' | "$@" tee "$policy" >/dev/null
+    "$@" chmod 755 "$policy"
+    policy_is_ours=yes
+    # shellcheck disable=SC2064 # what is to be run is known now
+    trap "$* rm -f $policy" EXIT
+}
+
+allow_services() {
+    [[ -n $policy_is_ours ]] || return 0
+    "$@" rm -f "$policy"
+    policy_is_ours=
+    trap - EXIT
+}
+
+need_rust() {
+    have cargo || die "cargo is missing: install Rust from https://rustup.rs and run this again"
+}
+
+# The folder that cargo builds into.
+target_folder() {
+    printf '%s\n' "${CARGO_TARGET_DIR:-target}"
+}
