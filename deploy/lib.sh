@@ -87,3 +87,34 @@ need_rust() {
 target_folder() {
     printf '%s\n' "${CARGO_TARGET_DIR:-target}"
 }
+
+# start_stores BINARY: starts a private PostgreSQL and Redis, which are gone when the script ends, and exports where they are.
+stores_folder=
+stores_process=
+start_stores() {
+    stores_folder=$(mktemp -d)
+    trap stop_stores EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    "$1" dev --stores-only --dir "$stores_folder" >/dev/null &
+    stores_process=$!
+    local deadline=$((SECONDS + 240))
+    until [[ -e $stores_folder/stores.env ]]; do
+        kill -0 "$stores_process" 2>/dev/null || die "PostgreSQL and Redis did not come up"
+        ((SECONDS < deadline)) || die "PostgreSQL and Redis are not up after 240 s"
+        sleep 0.1
+    done
+    WHATSNEXT_TEST_DATABASE_URL=$(sed -n 's/^ADMIN_DATABASE_URL=//p' "$stores_folder/stores.env")
+    WHATSNEXT_TEST_REDIS_URL=$(sed -n 's/^REDIS_URL=//p' "$stores_folder/stores.env")
+    export WHATSNEXT_TEST_DATABASE_URL WHATSNEXT_TEST_REDIS_URL
+}
+
+stop_stores() {
+    local status=$?
+    if [[ -n $stores_process ]]; then
+        kill "$stores_process" 2>/dev/null || true
+        wait "$stores_process" || true
+    fi
+    rm -rf "$stores_folder"
+    exit "$status"
+}

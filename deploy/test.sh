@@ -29,35 +29,8 @@ fi
 cargo build --all-targets
 binary=$(target_folder)/debug/whatsnext
 
-# --- The stores ---
-folder=$(mktemp -d)
-stores=
-stop_stores() {
-    local status=$?
-    if [[ -n $stores ]]; then
-        kill "$stores" 2>/dev/null || true
-        wait "$stores" || true
-    fi
-    rm -rf "$folder"
-    exit "$status"
-}
-trap stop_stores EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+start_stores "$binary"
 
-"$binary" dev --stores-only --dir "$folder" >/dev/null &
-stores=$!
-deadline=$((SECONDS + 240))
-until [[ -e $folder/stores.env ]]; do
-    kill -0 "$stores" 2>/dev/null || die "PostgreSQL and Redis did not come up"
-    ((SECONDS < deadline)) || die "PostgreSQL and Redis are not up after 240 s"
-    sleep 0.1
-done
-WHATSNEXT_TEST_DATABASE_URL=$(sed -n 's/^ADMIN_DATABASE_URL=//p' "$folder/stores.env")
-WHATSNEXT_TEST_REDIS_URL=$(sed -n 's/^REDIS_URL=//p' "$folder/stores.env")
-export WHATSNEXT_TEST_DATABASE_URL WHATSNEXT_TEST_REDIS_URL
-
-# --- The tests ---
 "${run[@]}" "$@"
 if (($# == 0)); then
     cargo test --doc

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Measures what the queue costs and prints the table of the README: installs what this machine lacks, builds, and starts a private PostgreSQL and Redis
+# with their defaults. Close what else runs; read ratios rather than numbers.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=deploy/lib.sh
+source deploy/lib.sh
+
+need_rust
+need have_compiler build-essential pkg-config
+need have_postgres postgresql
+need have_redis redis-server
+install_missing
+
+cargo build --release
+cargo bench --bench queue --no-run
+start_stores "$(target_folder)/release/whatsnext"
+cargo bench --bench queue
