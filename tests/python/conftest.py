@@ -45,9 +45,15 @@ def new_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Se
 
 
 @pytest.fixture(scope="session")
-def settings(new_settings: Callable[[str], Settings]) -> Iterator[Settings]:
+def maintenance_url() -> str:
+    """Where databases are made and dropped."""
+    return given("WHATSNEXT_TEST_DATABASE_URL")
+
+
+@pytest.fixture(scope="session")
+def settings(maintenance_url: str, new_settings: Callable[[str], Settings]) -> Iterator[Settings]:
     """A migrated database, and how to run the binary on it."""
-    with fresh_database(given("WHATSNEXT_TEST_DATABASE_URL")) as url:
+    with fresh_database(maintenance_url) as url:
         made = new_settings(url)
         made.run("migrate")
         yield made

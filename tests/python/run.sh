@@ -2,7 +2,7 @@
 # Tests the server with Python clients: the published one, a generated one, and schemathesis.
 #
 #   WHATSNEXT_BIN                 the binary to test
-#   WHATSNEXT_TEST_DATABASE_URL   superuser's URL of the database `postgres`; databases of their own are made and dropped
+#   WHATSNEXT_TEST_DATABASE_URL   superuser's URL of the database `postgres`; others are made beside it and dropped
 #   WHATSNEXT_TEST_REDIS_URL      a Redis
 #   WHATSNEXT_VENV                where the virtual environment is kept (default: target/python)
 #   WHATSNEXT_SCHEMATHESIS_SEED   other requests than the usual ones

@@ -28,9 +28,9 @@ LIMIT_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def own(new_settings: Callable[[str], Settings]) -> Iterator[Settings]:
+def own(maintenance_url: str, new_settings: Callable[[str], Settings]) -> Iterator[Settings]:
     """A database of its own: the first project there has the id 1, and nobody else's jobs are deleted."""
-    with fresh_database(os.environ["WHATSNEXT_TEST_DATABASE_URL"]) as url:
+    with fresh_database(maintenance_url) as url:
         made = new_settings(url)
         made.run("migrate")
         yield made
