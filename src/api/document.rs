@@ -35,6 +35,7 @@ pub fn document<T: OpenApi>(api: T) -> Value {
     let mut document: Value = serde_json::from_str(&service.spec()).expect("poem-openapi writes JSON");
     document["openapi"] = json!("3.0.3");
     whole_numbers(&mut document);
+    lone_references(&mut document);
     scopes(&mut document);
     nulls(&mut document);
     examples(&mut document);
@@ -161,6 +162,24 @@ fn scopes(document: &mut Value) {
     }
 }
 
+/// poem-openapi adds what is said of a field to a reference as if it were a second schema: `allOf: [{$ref}, {description, default}]`. Generators make
+/// a class of its own of that. Said of the field itself, it means the same and they do not.
+fn lone_references(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::Array(parts)) = object.get_mut("allOf") {
+                let said: Vec<Value> = parts.extract_if(.., |part| part.get("$ref").is_none()).collect();
+                for (name, value) in said.into_iter().filter_map(|part| part.as_object().cloned()).flatten() {
+                    object.insert(name, value);
+                }
+            }
+            object.values_mut().for_each(lone_references);
+        }
+        Value::Array(items) => items.iter_mut().for_each(lone_references),
+        _ => {}
+    }
+}
+
 /// Says which fields may be null and which may be missing.
 ///
 /// poem-openapi knows only "not required". In a request an optional field may be null or missing. In an answer every field is there, null or not,
@@ -174,10 +193,6 @@ fn nulls(document: &mut Value) {
         let mut always = Vec::new();
         let properties = schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
         for (name, property) in properties.filter_map(|(name, property)| Some((name, property.as_object_mut()?))) {
-            // poem-openapi adds the field's description to a reference as if it were a second schema.
-            if let Some(Value::Array(parts)) = property.get_mut("allOf") {
-                parts.retain(|part| part.get("$ref").is_some());
-            }
             let is_required = required.iter().any(|required| required == name);
             let default = property.get("default").cloned();
             if !is_required && default.as_ref().is_none_or(|default| default.is_null() && !is_answer) {

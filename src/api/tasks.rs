@@ -9,7 +9,7 @@ use super::{
     extract::{Body, Caller, Path, Query, Scope},
     paging::{self, ten},
     reply::{Created, Gone, Paged, Reply},
-    types::{Amount, Limit, Name, Prose, Skip, Timestamp},
+    types::{Amount, Limit, Name, OwnerId, Prose, Skip, Timestamp},
 };
 use crate::queue::{
     self, projects,
@@ -121,7 +121,7 @@ impl Api {
         &self,
         #[oai(scope = "Scope::Read")] _caller: Caller,
         /// Whose tasks. Without it the answer is 400.
-        project_id: Query<Option<i64>>,
+        project_id: Query<OwnerId>,
         /// At most so many.
         #[oai(default = "ten")]
         limit: Query<Limit>,
@@ -132,7 +132,7 @@ impl Api {
         #[oai(default = "paging::start")]
         after_id: Query<i64>,
     ) -> Result<Paged<Task>, Refusal<BadRequest>> {
-        let project_id = project_id.ok_or_else(|| Error::bad_request("Say whose tasks: project_id is required."))?;
+        let project_id = project_id.get().ok_or_else(|| Error::bad_request("Say whose tasks: project_id is required."))?;
         let project = self.projects.get(project_id).await.map_err(|error| match error {
             queue::Error::NotFound(_) => queue::Error::UnknownProject(project_id),
             other => other,

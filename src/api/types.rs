@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
-    registry::{MetaSchema, MetaSchemaRef},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -15,7 +15,16 @@ use crate::queue::{jobs, projects};
 
 /// Makes a type that serde reads and writes one of the document's, with a schema of its own.
 macro_rules! documented {
-    ($type:ty, $name:literal, $schema:expr) => {
+    // A schema of its own name, which all uses refer to.
+    ($type:ty, component $name:literal, $schema:expr) => {
+        documented!(@ $type, $name, MetaSchemaRef::Reference($name.to_owned()), |registry: &mut Registry| {
+            registry.create_schema::<$type, _>($name.to_owned(), |_| $schema);
+        });
+    };
+    ($type:ty, $name:literal, $schema:expr $(, absent $absent:expr)?) => {
+        documented!(@ $type, $name, MetaSchemaRef::Inline(Box::new($schema)), |_: &mut Registry| {} $(, absent $absent)?);
+    };
+    (@ $type:ty, $name:literal, $schema_ref:expr, $register:expr $(, absent $absent:expr)?) => {
         impl Type for $type {
             const IS_REQUIRED: bool = true;
             type RawValueType = Self;
@@ -26,7 +35,11 @@ macro_rules! documented {
             }
 
             fn schema_ref() -> MetaSchemaRef {
-                MetaSchemaRef::Inline(Box::new($schema))
+                $schema_ref
+            }
+
+            fn register(registry: &mut Registry) {
+                $register(registry);
             }
 
             fn as_raw_value(&self) -> Option<&Self> {
@@ -50,7 +63,11 @@ macro_rules! documented {
             }
         }
 
-        impl super::extract::Absent for $type {}
+        impl super::extract::Absent for $type {
+            $(fn absent() -> Option<Self> {
+                $absent
+            })?
+        }
     };
 }
 
@@ -108,6 +125,25 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
         Self::new(i64::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
+
+/// The project whose things are listed. The document says that it is required; that it is missing is for the operation to answer (400, not 422).
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct OwnerId(Option<i64>);
+
+impl OwnerId {
+    /// The id, if it was given.
+    pub fn get(self) -> Option<i64> {
+        self.0
+    }
+}
+
+impl FromText for OwnerId {
+    fn from_text(text: &str) -> Result<Self, String> {
+        i64::from_text(text).map(|id| Self(Some(id)))
+    }
+}
+
+documented!(OwnerId, "owner_id", MetaSchema::new_with_format("integer", "int64"), absent Some(OwnerId(None)));
 
 fn range(min: i64, max: i64) -> MetaSchema {
     let format = if i32::try_from(min).is_ok() && i32::try_from(max).is_ok() { "int32" } else { "int64" };
@@ -236,8 +272,8 @@ documented!(
 
 /// Implements a status word: capitals in answers, any case in requests.
 macro_rules! status_word {
-    ($wrapper:ident, $status:path, $name:literal, $words:expr) => {
-        #[doc = concat!("The word for a ", $name, ".")]
+    ($wrapper:ident, $component:literal, $status:path, $about:literal, $words:expr) => {
+        #[doc = $about]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $wrapper(pub $status);
 
@@ -259,12 +295,16 @@ macro_rules! status_word {
             }
         }
 
-        documented!($wrapper, $name, MetaSchema { enum_items: $words, ..MetaSchema::new("string") });
+        documented!(
+            $wrapper,
+            component $component,
+            MetaSchema { description: Some($about), enum_items: $words, ..MetaSchema::new("string") }
+        );
     };
 }
 
-status_word!(JobStatus, jobs::Status, "job_status", jobs::Status::ALL.iter().map(|status| json!(status.as_str())).collect());
-status_word!(ProjectStatus, projects::Status, "project_status", vec![json!("ACTIVE"), json!("ARCHIVED")]);
+status_word!(JobStatus, "JobStatus", jobs::Status, "Where a job stands.", jobs::Status::ALL.iter().map(|status| json!(status.as_str())).collect());
+status_word!(ProjectStatus, "ProjectStatus", projects::Status, "Whether a project gives out jobs.", vec![json!("ACTIVE"), json!("ARCHIVED")]);
 
 /// A job's parameters: any JSON object, given back to the letter. What could not be given back to every client as it came is refused: numbers
 /// that no double holds, NUL, unpaired surrogates, a name twice in one object, nesting deeper than serde_json reads (128).

@@ -87,10 +87,6 @@ class TestTasks:
         assert project.queue == [], "a task's jobs go with it"
         cli.run("tasks", "delete", "--force", str(number), exit_code=1)
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="GET /tasks/train is answered with 422; the command line goes on to ask for the name only after a 404",
-    )
     def test_show_finds_a_task_by_its_name(self, other_cli: CommandLine) -> None:
         assert other_cli.json("tasks", "show", "train")["name"] == "train"
 

@@ -168,7 +168,7 @@ fn explain(mut loc: Vec<Value>, error: &serde_json::Error) -> Error {
         return Error::invalid(vec![Value::from("body")], "json_invalid", format!("not JSON: {text}"));
     }
     // serde_json puts the position in the text, which says nothing to who sent it from a program.
-    let text = text.split(" at line ").next().unwrap_or_default();
+    let text = in_plain_words(text.split(" at line ").next().unwrap_or_default());
     match text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         Some(field) => {
             loc.push(Value::from(field));
@@ -176,6 +176,19 @@ fn explain(mut loc: Vec<Value>, error: &serde_json::Error) -> Error {
         }
         None => Error::invalid(loc, "invalid", text),
     }
+}
+
+/// What serde says, without the names of Rust's types.
+fn in_plain_words(text: &str) -> String {
+    let Some((found, expected)) = text.split_once(", expected ") else { return text.to_owned() };
+    let expected = match expected {
+        "i64" | "i32" => "a whole number",
+        other if other.starts_with("struct ") => "an object",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 #[cfg(test)]
@@ -207,6 +220,9 @@ mod tests {
         assert_eq!(problem(wrong), "Invalid request: body.jobs.1.name: invalid type: integer `2`, expected a string.");
         assert_eq!(problem(r#"{"jobs":[{"name":"a"}]}"#), "Invalid request: body.jobs.0.priority: this field is required.");
         assert_eq!(problem("{}"), "Invalid request: body.jobs: this field is required.");
+        assert_eq!(problem("{\"jobs\":1}"), "Invalid request: body.jobs: invalid type: integer `1`, expected an array.");
+        let fraction = r#"{"jobs":[{"name":"a","priority":1.5}]}"#;
+        assert_eq!(problem(fraction), "Invalid request: body.jobs.0.priority: invalid type: floating point `1.5`, expected a whole number.");
     }
 
     #[test]
