@@ -8,6 +8,7 @@
 //! | [`sockets`] | where a Unix socket can be, as its path must be short |
 //! | [`postgres`], [`redis`], [`servers`] | how each of them is made, started and asked whether it is there |
 //! | [`process`], [`tether`] | programs as children that never stay behind |
+//! | [`stores`] | how servers and people reach PostgreSQL and Redis |
 //! | [`report`] | what is told to the user |
 
 mod account;

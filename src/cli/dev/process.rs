@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File},
-    io,
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -28,8 +28,9 @@ use super::account::Account;
 /// How often something is asked that cannot be waited for.
 const INTERVAL: Duration = Duration::from_millis(25);
 
-/// How many lines of a log are shown.
+/// How much of a log's end is shown, in lines, and read, in bytes.
 const TAIL: usize = 12;
+const TAIL_BYTES: u64 = 8 * 1024;
 
 /// A program to be started.
 pub(super) struct Program<'a> {
@@ -93,12 +94,22 @@ fn new_log(path: &Path) -> io::Result<File> {
 
 /// The end of a log, as the end of a sentence.
 fn tail(log: &Path) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = last_bytes(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     match &lines[lines.len().saturating_sub(TAIL)..] {
         [] => format!("its log {} is empty", log.display()),
         lines => format!("the last lines of {}:\n  {}", log.display(), lines.join("\n  ")),
     }
+}
+
+/// A log may be long.
+fn last_bytes(log: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A program that should have run on.
@@ -248,4 +259,30 @@ pub(super) async fn until(patience: Duration, mut ready: impl AsyncFnMut() -> bo
         sleep(INTERVAL).await;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_shown_however_long_it_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = folder.path().join("some.log");
+        assert!(tail(&log).ends_with("some.log is empty"));
+        let lines: Vec<String> = (0..100_000).map(|number| format!("line {number}")).collect();
+        fs::write(&log, lines.join("\n")).expect("it is written");
+        let tail = tail(&log);
+        assert!(tail.contains("line 99988\n") && tail.ends_with("line 99999") && !tail.contains("line 99987\n"), "{tail}");
+    }
+
+    #[test]
+    fn the_log_of_the_run_before_is_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = folder.path().join("redis.log");
+        fs::write(&log, "before").expect("it is written");
+        new_log(&log).expect("it is made");
+        assert_eq!(fs::read_to_string(folder.path().join("redis.previous.log")).expect("it is kept"), "before");
+        assert_eq!(fs::read_to_string(&log).expect("it is there"), "");
+    }
 }

@@ -1,6 +1,6 @@
 //! The servers: this program itself, as `whatsnext serve`.
 
-use std::{io, net::Ipv4Addr, ops::Range, time::Duration};
+use std::{io, net::Ipv4Addr, ops::RangeInclusive, time::Duration};
 
 use anyhow::{bail, ensure};
 use nix::sys::signal::Signal;
@@ -40,7 +40,7 @@ pub(super) struct Ports {
 impl Ports {
     /// Looks whether they are free, before anything is started. (A server finds out by itself if one is taken after that.)
     pub(super) async fn free(first: u16, number: u16) -> anyhow::Result<Self> {
-        ensure!(first.checked_add(number).is_some(), "there are not {number} ports from {first} on: choose a smaller --port");
+        ensure!(first.checked_add(number - 1).is_some(), "there are not {number} ports from {first} on: choose a smaller --port");
         let ports = Self { first, number };
         for port in ports.range() {
             match http::listen(&HOST.to_string(), port, false).await {
@@ -56,8 +56,8 @@ impl Ports {
         self.range().map(|port| format!("http://{HOST}:{port}"))
     }
 
-    fn range(self) -> Range<u16> {
-        self.first..self.first + self.number
+    fn range(self) -> RangeInclusive<u16> {
+        self.first..=self.first + (self.number - 1)
     }
 }
 
