@@ -35,7 +35,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use listen::{ListenError, listen};
 
@@ -68,6 +68,7 @@ where
     let connections = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
+    let open = TaskTracker::new();
     loop {
         let permit = tokio::select! {
             biased;
@@ -82,7 +83,7 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 let (endpoint, watcher, cut) = (endpoint.clone(), graceful.watcher(), cut.clone());
-                tokio::spawn(async move {
+                open.spawn(async move {
                     let served = connection(stream, peer, endpoint, limits.head_timeout, watcher);
                     tokio::select! {
                         () = cut.cancelled() => {}
@@ -107,6 +108,9 @@ where
         tracing::warn!("requests were still running at the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
     }
+    // What the connections held is given back by then, a job that was on its way to a client among it.
+    open.close();
+    open.wait().await;
 }
 
 async fn connection<E>(
