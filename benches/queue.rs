@@ -87,7 +87,7 @@ async fn claims(api: &Api, database: &TestDatabase) {
         for (percentile, bar) in [(50, ""), (99, "≤ 1.2")] {
             let (few, many) = (at(&few, percentile), at(&many, percentile));
             let ratio = many.as_secs_f64() / few.as_secs_f64();
-            println!("| claim, {name}, p{percentile} at 1,000,000 ready ÷ at 1,000 | {many:.0?} ÷ {few:.0?} = {ratio:.2} | {bar} |");
+            println!("| claim, {name}, p{percentile} at 1,000,000 ready ÷ at 1,000 | {many:.2?} ÷ {few:.2?} = {ratio:.2} | {bar} |");
         }
     }
 }

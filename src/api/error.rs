@@ -272,7 +272,9 @@ impl<O> From<Refusal<O>> for poem::Error {
 
 impl<O: Outcome> ApiResponse for Refusal<O> {
     fn meta() -> MetaResponses {
-        MetaResponses { responses: O::STATUSES.iter().map(|(status, description)| problem_meta(*status, description.trim_start())).collect() }
+        MetaResponses {
+            responses: O::STATUSES.iter().map(|(status, description)| problem_meta(*status, description.trim_start())).collect(),
+        }
     }
 
     fn register(registry: &mut Registry) {

@@ -303,8 +303,20 @@ macro_rules! status_word {
     };
 }
 
-status_word!(JobStatus, "JobStatus", jobs::Status, "Where a job stands.", jobs::Status::ALL.iter().map(|status| json!(status.as_str())).collect());
-status_word!(ProjectStatus, "ProjectStatus", projects::Status, "Whether a project gives out jobs.", vec![json!("ACTIVE"), json!("ARCHIVED")]);
+status_word!(
+    JobStatus,
+    "JobStatus",
+    jobs::Status,
+    "Where a job stands.",
+    jobs::Status::ALL.iter().map(|status| json!(status.as_str())).collect()
+);
+status_word!(
+    ProjectStatus,
+    "ProjectStatus",
+    projects::Status,
+    "Whether a project gives out jobs.",
+    vec![json!("ACTIVE"), json!("ARCHIVED")]
+);
 
 /// A job's parameters: any JSON object, given back to the letter. What could not be given back to every client as it came is refused: numbers
 /// that no double holds, NUL, unpaired surrogates, a name twice in one object, nesting deeper than serde_json reads (128).

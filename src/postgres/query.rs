@@ -106,6 +106,7 @@ queries! {
     }
     jobs {
         CLAIM = "claim",
+        COUNT_READY = "count_ready",
         DELETE = "delete",
         GET = "get",
         INSERT = "insert",

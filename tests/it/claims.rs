@@ -77,6 +77,28 @@ async fn counting_stops_at_a_thousand_and_says_so() {
     server.stop().await;
 }
 
+/// A queue that is long enough is not counted for each claim, which nobody must notice: not while it is long, and not when it is suddenly empty.
+#[tokio::test]
+async fn a_very_long_queue_is_counted_as_one_that_is_capped() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let batch = json!({"jobs": (0..10_000).map(|_| json!({"name": "j", "task_id": task, "parameters": {}})).collect::<Vec<_>>()});
+    for _ in 0..2 {
+        api.post(&format!("/projects/{project}/jobs/batch"), batch.clone()).await.expect(201);
+    }
+    for _ in 0..300 {
+        let fetched = api.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
+        assert_eq!((&fetched["num_pending"], &fetched["count_capped"]), (&json!(1000), &json!(true)));
+        assert_eq!(fetched["job"]["status"], "QUEUED");
+    }
+    api.delete(&format!("/projects/{project}/queue")).await.expect(200);
+    let empty = api.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
+    assert_eq!(empty, json!({"job": null, "num_pending": 0, "num_waiting": 0}));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn an_archived_project_gives_out_nothing() {
     let database = TestDatabase::new().await;

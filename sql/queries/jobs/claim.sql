@@ -7,7 +7,7 @@
 -- does not prefer what is less urgent. Only if that finds nothing are the tasks tried to their ends.
 --
 -- Keep `id = any (array (...))`: a join with the update would hash all of `jobs` under a generic plan.
--- $1 project id, $2 available cpu or 0 for any, $3 available accelerators or 0 for any, $4 where counting stops
+-- $1 project id, $2 available cpu or 0 for any, $3 available accelerators or 0 for any, $4 where counting what could have been claimed stops, $5 where counting what waits stops
 with fitting as materialized (
     select t.id
     from projects p
@@ -82,7 +82,7 @@ select claimed.id, claimed.name, claimed.project_id, claimed.task_id, task.name 
        ) as num_pending,
        (
            select count(*)
-           from (select from jobs j where j.project_id = $1 and j.waiting limit $4) as counted
+           from (select from jobs j where j.project_id = $1 and j.waiting limit $5) as counted
        ) as num_waiting
 from (select) as always
 left join claimed on true

@@ -222,7 +222,10 @@ mod tests {
         assert_eq!(problem("{}"), "Invalid request: body.jobs: this field is required.");
         assert_eq!(problem("{\"jobs\":1}"), "Invalid request: body.jobs: invalid type: integer `1`, expected an array.");
         let fraction = r#"{"jobs":[{"name":"a","priority":1.5}]}"#;
-        assert_eq!(problem(fraction), "Invalid request: body.jobs.0.priority: invalid type: floating point `1.5`, expected a whole number.");
+        assert_eq!(
+            problem(fraction),
+            "Invalid request: body.jobs.0.priority: invalid type: floating point `1.5`, expected a whole number."
+        );
     }
 
     #[test]

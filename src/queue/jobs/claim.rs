@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// Where counting stops, so that a claim does not get slower as the queue grows.
-const COUNT_CAP: i64 = 1000;
+pub(super) const COUNT_CAP: i64 = 1000;
 
 /// How long a claim looks again while all jobs that it could have are locked by others: claims that are just being committed, or changes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a client has for a job. Zero stands for "any": no filter.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Resources {
     /// CPUs.
     pub cpu: i32,
@@ -74,14 +74,21 @@ impl Store {
     }
 
     async fn try_claim(&self, project_id: i64, resources: Resources) -> Result<Claim> {
+        let is_plenty = self.plenty.is_known((project_id, resources));
+        let cap = if is_plenty { 1 } else { COUNT_CAP };
         let client = self.database.client().await?;
-        let row = sql::CLAIM.one(&client, &[&project_id, &resources.cpu, &resources.accelerators, &COUNT_CAP]).await?;
-        let (num_pending, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
+        let row = sql::CLAIM.one(&client, &[&project_id, &resources.cpu, &resources.accelerators, &cap, &COUNT_CAP]).await?;
+        drop(client);
+        let (counted, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
         let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed {
             job: store::job(&row),
             task_name: row.get("task_name"),
             attempt: row.get("attempt"),
         });
+        let num_pending = if is_plenty && claimed.is_some() { COUNT_CAP } else { counted };
+        if num_pending == COUNT_CAP {
+            self.plenty.look(&self.database, (project_id, resources));
+        }
         let count_capped = num_pending == COUNT_CAP || num_waiting == COUNT_CAP;
         Ok(Claim { claimed, num_pending, num_waiting, count_capped })
     }

@@ -6,13 +6,14 @@
 //! | `store` | reading jobs |
 //! | `submit` | adding jobs, with what they depend on |
 //! | [`graph`] | changing and deleting jobs, and what that does to the jobs below them |
-//! | `claim` | taking the next job |
+//! | `claim` | taking the next job; `plenty` spares it from counting what is many |
 //! | `handover` | putting back a claimed job that nobody received |
 
 mod claim;
 pub mod graph;
 mod handover;
 mod model;
+mod plenty;
 mod store;
 mod submit;
 

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Dependencies, Filter, Job, Parent, Status};
+use super::{Dependencies, Filter, Job, Parent, Status, plenty::Plenty};
 use crate::{
     postgres::{Database, Row, query::jobs as sql, types::Json},
     queue::{Error, Listing, Page, Result, Thing, page::no_number},
@@ -12,12 +12,13 @@ use crate::{
 #[derive(Clone)]
 pub struct Store {
     pub(super) database: Database,
+    pub(super) plenty: Plenty,
 }
 
 impl Store {
     /// The jobs of this database.
     pub fn new(database: Database) -> Self {
-        Self { database }
+        Self { database, plenty: Plenty::default() }
     }
 
     /// One job.
