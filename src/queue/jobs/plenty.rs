@@ -1,7 +1,7 @@
 //! Queues so long that counting them anew for each claim would be waste.
 //!
 //! An answer counts up to [`super::claim::COUNT_CAP`]. Where a look a moment ago found ten times as many, no fleet can have taken so many since that the
-//! answer would be another: that would be more than a hundred thousand claims a second. So such a queue is looked at now and then, off the claims' way.
+//! answer would be another: that would take ten thousand claims a second. So such a queue is looked at now and then, off the claims' way.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,8 @@ use crate::{
 const PLENTY: i64 = 10 * COUNT_CAP;
 
 /// How long a look holds, and from when on it is time for another.
-const HOLDS: Duration = Duration::from_millis(90);
-const FADES: Duration = Duration::from_millis(45);
+const HOLDS: Duration = Duration::from_millis(900);
+const FADES: Duration = Duration::from_millis(450);
 
 /// How many queues are remembered. When more are looked at, all are forgotten, which costs a count each.
 const REMEMBERED: usize = 1024;
