@@ -44,16 +44,16 @@ def server(own: Settings) -> Iterator[RunningServer]:
 
 
 def fill(server: RunningServer) -> None:
-    """Makes what schemathesis.toml names: 26 projects with a task each, 100 jobs in two of them, three clients."""
+    """Makes what schemathesis.toml names: 27 projects with a task each, 150 jobs in three of them, three clients."""
 
     def post(path: str, body: dict) -> dict:
         return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
 
-    for number in range(1, 27):
+    for number in range(1, 28):
         project = post("/projects", {"name": f"project {number}"})
         task = post("/tasks", {"name": f"task {number}", "project_id": number})
         assert project["id"] == task["id"] == number, "schemathesis.toml counts on these ids"
-    for number in (1, 2):
+    for number in (1, 2, 27):
         jobs = [{"name": f"job {n}", "task_id": number, "parameters": {"n": n}, "priority": n} for n in range(50)]
         post(f"/projects/{number}/jobs/batch", {"jobs": jobs})
     for number in range(1, 4):
