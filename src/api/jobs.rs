@@ -310,8 +310,7 @@ impl Api {
     ) -> Result<Created<Job>, Refusal<BadRequest>> {
         let NewJob { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
         let job = new_job(name, task_id, parameters, status, priority, depends);
-        let ids = self.jobs.submit(project_id, &[job]).await?;
-        let job = self.jobs.get(ids[0]).await?;
+        let job = self.jobs.create(project_id, &job).await?;
         Ok(Created { location: format!("/jobs/{}", job.id), body: job.into() })
     }
 

@@ -1,21 +1,12 @@
 //! Connections: the accept loop, their time-outs and number, and how they end.
 //!
 //! The loop is ours and not `poem::Server`, which sets no TCP_NODELAY, waits for ever for a request's headers, and spins when the process has no file
-//! descriptor left. hyper speaks HTTP/1.1 and HTTP/2 here; everything above it is a poem [`Endpoint`].
+//! descriptor left. hyper speaks HTTP/1.1 here; everything above it is a poem [`Endpoint`]. HTTP/2 comes with TLS: it takes a body before there is room to
+//! send it, so a hand-over must then know more than that the body was taken (`api::delivery`), and idle connections must end.
 
 mod listen;
 
-use std::{
-    convert::Infallible,
-    future::pending,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -42,11 +33,8 @@ pub use listen::{ListenError, listen};
 /// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 
-/// The largest request line with headers, in bytes.
+/// The largest request line with headers, in bytes. hyper looks when it has to read more, so what comes at once may be about twice as large.
 const HEAD_LIMIT: usize = 64 * 1024;
-
-/// HTTP/2 requests at once on one connection.
-const STREAMS: u32 = 128;
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy)]
@@ -126,38 +114,16 @@ where
     stream.set_nodelay(true)?;
     let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
     let remote = RemoteAddr(Addr::SocketAddr(peer));
-    let has_spoken = Arc::new(AtomicBool::new(false));
-    let speaks = has_spoken.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        speaks.store(true, Ordering::Relaxed);
         let (endpoint, local, remote) = (endpoint.clone(), local.clone(), remote.clone());
         async move {
             let request = (request, local, remote, Scheme::HTTP).into();
             Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(HEAD_LIMIT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(head_timeout)
-        .keep_alive_timeout(head_timeout)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(HEAD_LIMIT).expect("it fits"));
-    let served = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-    tokio::select! {
-        served = served => served,
-        () = silence(&has_spoken, head_timeout) => Err("no request came in time".into()),
-    }
-}
-
-/// Ends if the first request has not come by then. hyper's own time-out begins only when it knows which HTTP it is, for which it waits for ever.
-async fn silence(has_spoken: &AtomicBool, head_timeout: Duration) {
-    sleep(head_timeout).await;
-    if has_spoken.load(Ordering::Relaxed) {
-        pending::<()>().await;
-    }
+    watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

@@ -141,6 +141,7 @@ queries! {
         GET_BY_NAME = "get_by_name",
         INSERT = "insert",
         LIST = "list",
+        LOCK = "lock",
         UPDATE = "update",
     }
 }

@@ -174,6 +174,7 @@ async fn what_a_job_names_must_exist() {
 
     let batch = json!({"jobs": [{"name": "a", "task_id": task, "parameters": {}}, {"name": "b", "task_id": 99, "parameters": {}}]});
     api.post("/projects/99/jobs/batch", batch.clone()).await.problem(404);
+    api.post("/projects/99/jobs/batch", json!({"jobs": []})).await.problem(404);
     api.post(&format!("/projects/{project}/jobs/batch"), batch).await.problem(400);
     assert_eq!(api.get(&format!("/jobs?project_id={project}")).await.header("x-total-count"), "1", "a batch is all or nothing");
     api.get("/projects/99/fetch_job").await.problem(404);

@@ -172,6 +172,80 @@ async fn clearing_a_queue_leaves_nothing_that_waits_for_what_is_gone() {
     server.stop().await;
 }
 
+/// Jobs that are added and claimed while the queue is cleared: what somebody has been given is not deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clearing_a_queue_takes_no_job_that_was_claimed() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let (project, task) = server.api.project_with_task("p").await;
+    let api = || server.api.clone();
+    let submitter = tokio::spawn({
+        let api = api();
+        async move {
+            for n in 0..400 {
+                api.job(project, task, &format!("j{n}"), &[]).await;
+            }
+        }
+    });
+    let clearer = tokio::spawn({
+        let api = api();
+        async move {
+            for _ in 0..200 {
+                api.delete(&format!("/projects/{project}/queue")).await.expect(200);
+            }
+        }
+    });
+    let claimers = [(), (), ()].map(|()| {
+        let api = api();
+        tokio::spawn(async move {
+            let mut claimed = Vec::new();
+            for _ in 0..200 {
+                claimed.extend(fetch(&api, project).await);
+            }
+            claimed
+        })
+    });
+    let claimed = futures_util::future::try_join_all(claimers).await.unwrap().concat();
+    futures_util::future::try_join(submitter, clearer).await.unwrap();
+    for job in &claimed {
+        assert_eq!(server.api.status(*job).await, "QUEUED", "a claimed job stays");
+    }
+    assert!(!claimed.is_empty(), "some jobs were claimed");
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+/// A job that is just being moved to a task is seen by who deletes the task.
+#[tokio::test]
+async fn deleting_a_task_sees_the_jobs_that_are_being_moved_to_it() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let doomed = api.post("/tasks", json!({"name": "doomed", "project_id": project})).await.expect(201)["id"].as_i64().unwrap();
+    let job = api.job(project, task, "moving", &[]).await;
+    let child = api.job(project, task, "child", &[job]).await;
+
+    let mut client = database.connect().await;
+    let moving = client.transaction().await.unwrap();
+    moving.execute("update jobs set task_id = $2 where id = $1", &[&job, &doomed]).await.unwrap();
+    let deleting = tokio::spawn({
+        let api = api.clone();
+        async move { api.delete(&format!("/tasks/{doomed}")).await }
+    });
+    let watcher = database.connect().await;
+    crate::support::eventually("the deletion waits for the move", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    moving.commit().await.unwrap();
+    assert!(deleting.await.unwrap().problem(409).contains(&format!("Job {child} ")));
+    api.get(&format!("/jobs/{job}")).await.expect(200);
+    database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn ten_thousand_parents_and_ten_thousand_children() {
     let database = TestDatabase::new().await;

@@ -256,7 +256,7 @@ async fn requests_that_mean_two_things_are_refused() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{head}: {answer}");
     }
     let answer = raw(server.address, |mut stream| async move {
-        stream.write_all(format!("GET / HTTP/1.1\r\nhost: t\r\nx-large: {}\r\n\r\n", "x".repeat(100_000)).as_bytes()).await?;
+        stream.write_all(format!("GET / HTTP/1.1\r\nhost: t\r\nx-large: {}\r\n\r\n", "x".repeat(1_000_000)).as_bytes()).await?;
         Ok(stream)
     })
     .await;

@@ -1,15 +1,19 @@
 -- Deletes a project's pending jobs, and the blocked ones that wait for one of them: nothing may wait for what is gone. Jobs that run
 -- or have run stay, with as many unmet dependencies less as they lose. Gives back how many jobs were deleted.
--- $1 project id
-with recursive doomed (id) as (
-    select id
+-- $1 ids of the jobs that graph/lock_queue.sql has locked
+with recursive locked (id) as materialized (
+    select unnest($1::bigint[])
+), doomed (id) as (
+    select jobs.id
     from jobs
-    where project_id = $1 and status = 'PENDING'
+    join locked on locked.id = jobs.id
+    where jobs.status = 'PENDING'
     union
     select child.id
     from doomed
     join dependencies d on d.depends_on = doomed.id
     join jobs child on child.id = d.job_id
+    join locked on locked.id = child.id
     where child.status = 'BLOCKED'
 ), lost as (
     select d.job_id, count(*)::integer as unmet

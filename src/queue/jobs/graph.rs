@@ -103,7 +103,9 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn clear(&self, project_id: i64) -> Result<i64> {
-        self.database.transaction(&Clear { project_id }).await
+        let deleted = self.database.transaction(&Clear { project_id }).await;
+        self.plenty.forget(project_id);
+        deleted
     }
 }
 
@@ -232,20 +234,23 @@ impl Work for Clear {
     async fn run(&self, transaction: &Transaction<'_>) -> Result<i64> {
         let project = sql::LOCK_EXCLUSIVE.maybe(transaction, &[&self.project_id]).await?;
         project.ok_or(Error::NotFound(Thing::Project(self.project_id)))?;
-        sql::LOCK_QUEUE.one(transaction, &[&self.project_id]).await?;
-        Ok(sql::CLEAR_QUEUE.one(transaction, &[&self.project_id]).await?.get("deleted"))
+        let locked: Vec<i64> = sql::LOCK_QUEUE.one(transaction, &[&self.project_id]).await?.get("ids");
+        Ok(sql::CLEAR_QUEUE.one(transaction, &[&locked]).await?.get("deleted"))
     }
 }
 
 async fn lock(transaction: &Transaction<'_>, id: i64) -> Result<Locked> {
     let row: Row = jobs::LOCK.maybe(transaction, &[&id]).await?.ok_or(Error::NotFound(Thing::Job(id)))?;
+    let edges = sql::EDGES.all(transaction, &[&id]).await?;
+    let mut depends: Vec<i64> = edges.iter().map(|row| row.get("depends_on")).collect();
+    depends.sort_unstable();
     Ok(Locked {
         id,
         project_id: row.get("project_id"),
         status: store::status(&row),
         unmet: row.get("unmet"),
         attempt: row.get("attempt"),
-        depends: row.get("depends"),
+        depends,
     })
 }
 

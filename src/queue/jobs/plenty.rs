@@ -1,7 +1,8 @@
 //! Queues so long that counting them anew for each claim would be waste.
 //!
 //! An answer counts up to [`super::claim::COUNT_CAP`]. Where a look a moment ago found ten times as many, no fleet can have taken so many since that the
-//! answer would be another: that would take ten thousand claims a second. So such a queue is looked at now and then, off the claims' way.
+//! answer would be another: that would take ten thousand claims a second. So such a queue is looked at now and then, off the claims' way. Jobs that are
+//! deleted, archived or made larger by the thousand in that moment are counted for the rest of it, at most a second, by the servers that did not do it.
 
 use std::{
     collections::HashMap,
@@ -67,6 +68,11 @@ impl Plenty {
             let is_plenty = count(&database, queue).await.is_ok_and(|count| count == PLENTY);
             plenty.locked().insert(queue, Look { at: is_plenty.then_some(start), looking: false });
         });
+    }
+
+    /// Forgets a project of which many jobs were deleted.
+    pub(super) fn forget(&self, project_id: i64) {
+        self.locked().retain(|(project, _), _| *project != project_id);
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Queue, Look>> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::{NewJob, Status, Store, store};
+use super::{Job, NewJob, Status, Store, store};
 use crate::{
     postgres::{
         Executor, Row, Transaction, Work,
@@ -21,15 +21,31 @@ impl Store {
     ///
     /// [`Error::UnknownProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`].
     pub async fn submit(&self, project_id: i64, jobs: &[NewJob]) -> Result<Vec<i64>> {
-        let added = if jobs.iter().all(|job| job.depends.is_empty()) {
+        if jobs.is_empty() {
             let client = self.database.client().await?;
-            let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
-            insert(&client, project_id, &placed).await
+            return projects::GET.maybe(&client, &[&project_id]).await?.map(|_| Vec::new()).ok_or(Error::UnknownProject(project_id));
+        }
+        let added = if jobs.iter().all(|job| job.depends.is_empty()) {
+            insert_free(&self.database.client().await?, project_id, jobs).await
         } else {
             self.database.transaction(&InsertBelow { project_id, jobs }).await
         };
+        self.explained(added, project_id, jobs).await
+    }
+
+    /// Adds a job and returns it as it was added, whatever becomes of it in the next moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::submit`].
+    pub async fn create(&self, project_id: i64, job: &NewJob) -> Result<Job> {
+        let created = self.database.transaction(&Create { project_id, job }).await;
+        self.explained(created, project_id, std::slice::from_ref(job)).await
+    }
+
+    /// A constraint says only that a task is not the project's; which one, and whether it is the project that is missing, is asked then.
+    async fn explained<T>(&self, added: Result<T>, project_id: i64, jobs: &[NewJob]) -> Result<T> {
         match added {
-            // The constraint says that a task is not the project's; which one, and whether it is the project that is missing, is asked now.
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => Err(self.explain(project_id, jobs).await?),
             added => added,
         }
@@ -58,6 +74,26 @@ struct Placed<'a> {
 /// Where a job stands that waits for nothing.
 fn free(asked: Status) -> Status {
     if asked.is_waiting() { Status::Pending } else { asked }
+}
+
+/// Adding a job and reading it before anybody else can.
+struct Create<'a> {
+    project_id: i64,
+    job: &'a NewJob,
+}
+
+impl Work for Create<'_> {
+    type Output = Job;
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Job> {
+        let (project_id, jobs) = (self.project_id, std::slice::from_ref(self.job));
+        let ids = match self.job.depends.is_empty() {
+            true => insert_free(transaction, project_id, jobs).await?,
+            false => InsertBelow { project_id, jobs }.run(transaction).await?,
+        };
+        Ok(store::job(&sql::GET.one(transaction, &[&ids[0]]).await?))
+    }
 }
 
 /// Adding jobs of which some depend on others.
@@ -95,6 +131,12 @@ fn place<'a>(job: &'a NewJob, parents: &HashMap<i64, Status>) -> Placed<'a> {
     let blocked = job.depends.iter().any(|parent| parents[parent].is_dead());
     let status = if job.status.is_waiting() && blocked { Status::Blocked } else { free(job.status) };
     Placed { job, status, unmet: i32::try_from(unmet).expect("a request cannot hold two thousand million dependencies") }
+}
+
+/// Adds jobs that depend on nothing.
+async fn insert_free(executor: &impl Executor, project_id: i64, jobs: &[NewJob]) -> Result<Vec<i64>> {
+    let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
+    insert(executor, project_id, &placed).await
 }
 
 async fn insert(executor: &impl Executor, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {

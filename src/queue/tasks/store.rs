@@ -113,6 +113,7 @@ impl Work for Delete {
     async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
         let Self { id, project_id } = self;
         graph::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
+        sql::LOCK.maybe(transaction, &[id]).await?;
         graph::LOCK_TASK_JOBS.one(transaction, &[id]).await?;
         if let Some(child) = graph::WAITING_CHILD_OF_TASK.maybe(transaction, &[id]).await? {
             let for_what = format!("a job of task {id}");
