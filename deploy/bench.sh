@@ -6,10 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/lib.sh
 source deploy/lib.sh
 
-need_rust
-need have_compiler build-essential pkg-config
-need have_postgres postgresql
-need have_redis redis-server
+need_all
 install_missing
 
 cargo build --release

@@ -79,6 +79,14 @@ allow_services() {
     trap - EXIT
 }
 
+# What every build and every run needs.
+need_all() {
+    need_rust
+    need have_compiler build-essential pkg-config
+    need have_postgres postgresql
+    need have_redis redis-server
+}
+
 need_rust() {
     have cargo || die "cargo is missing: install Rust from https://rustup.rs and run this again"
 }

@@ -41,15 +41,7 @@ impl Resource {
 
     /// Adds it to the route table, with and without a trailing slash.
     pub fn add_to(self, route: Route) -> Route {
-        let mut number = 0;
-        let parts = self.path.0.split('/').map(|part| match part.starts_with('{') {
-            true => {
-                number += 1;
-                format!(":param{}", number - 1)
-            }
-            false => part.to_owned(),
-        });
-        let path = parts.collect::<Vec<_>>().join("/");
+        let path = numbered(&self.path.0);
         let resource = Arc::new(self);
         let route = route.at(&path, resource.clone());
         if path == "/" { route } else { route.at(format!("{path}/"), resource) }
@@ -96,19 +88,21 @@ pub fn routes<T: OpenApi>(api: T) -> Route {
     let paths = T::meta().into_iter().flat_map(|meta| meta.paths);
     paths.fold(Route::new(), |route, meta| {
         let get_is_safe = meta.operations.iter().all(|operation| operation.method != Method::GET || document::is_safe(operation));
-        let mut number = 0;
-        let key: Vec<String> = meta
-            .path
-            .split('/')
-            .map(|part| {
-                if !part.starts_with('{') {
-                    return part.to_owned();
-                }
-                number += 1;
-                format!(":param{}", number - 1)
-            })
-            .collect();
-        let methods = by_path.remove(&key.join("/")).unwrap_or_default().into_iter().map(|(method, endpoint)| (method, endpoint.boxed()));
+        let methods =
+            by_path.remove(&numbered(&meta.path)).unwrap_or_default().into_iter().map(|(method, endpoint)| (method, endpoint.boxed()));
         Resource::new(&meta.path, methods.collect(), get_is_safe).add_to(route)
     })
+}
+
+/// A path of the document as the route table has it: the framework numbers parameters.
+fn numbered(path: &str) -> String {
+    let mut number = 0;
+    let parts = path.split('/').map(|part| match part.starts_with('{') {
+        true => {
+            number += 1;
+            format!(":param{}", number - 1)
+        }
+        false => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("/")
 }
