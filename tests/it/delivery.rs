@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{Server, TestDatabase, eventually};
+use crate::support::{Server, TestDatabase, eventually, waiting_for_locks};
 
 /// Connections are cut at random moments of a claim. A client that closes its side and then reads what there is knows whether the answer had been sent:
 /// so each job is in the hands of exactly one client, or pending again.
@@ -71,11 +71,7 @@ async fn a_claim_that_ends_after_its_client_has_gone_is_put_back() {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(format!("GET /projects/{project}/fetch_job HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
     let watcher = database.connect().await;
-    eventually("the claim waits for the lock", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    eventually("the claim waits for the lock", || async { waiting_for_locks(&watcher).await == 1 }).await;
     drop(stream);
     transaction.rollback().await.unwrap();
     let attempts = async || -> i32 { watcher.query_one("select attempt from jobs where id = $1", &[&job]).await.unwrap().get(0) };
@@ -97,11 +93,7 @@ async fn a_server_that_stops_puts_back_first() {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(format!("GET /projects/{project}/fetch_job HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
     let watcher = database.connect().await;
-    eventually("the claim waits for the lock", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    eventually("the claim waits for the lock", || async { waiting_for_locks(&watcher).await == 1 }).await;
     drop(stream);
     server.begin_stop();
     transaction.rollback().await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Api, Server, TestDatabase};
+use crate::support::{Api, Server, TestDatabase, waiting_for_locks};
 
 #[tokio::test]
 async fn a_job_is_given_out_when_all_that_it_depends_on_has_completed() {
@@ -234,11 +234,7 @@ async fn deleting_a_task_sees_the_jobs_that_are_being_moved_to_it() {
         async move { api.delete(&format!("/tasks/{doomed}")).await }
     });
     let watcher = database.connect().await;
-    crate::support::eventually("the deletion waits for the move", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    crate::support::eventually("the deletion waits for the move", || async { waiting_for_locks(&watcher).await == 1 }).await;
     moving.commit().await.unwrap();
     assert!(deleting.await.unwrap().problem(409).contains(&format!("Job {child} ")));
     api.get(&format!("/jobs/{job}")).await.expect(200);
@@ -354,11 +350,7 @@ async fn a_lost_deadlock_is_run_again() {
         async move { api.set_status(parent, "COMPLETED").await }
     });
     let watcher = database.connect().await;
-    crate::support::eventually("the report waits for the child", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    crate::support::eventually("the report waits for the child", || async { waiting_for_locks(&watcher).await == 1 }).await;
     transaction.execute("select from jobs where id = $1 for update", &[&parent]).await.expect("the report is the one that loses");
     transaction.commit().await.unwrap();
     let reported = tokio::time::timeout(Duration::from_secs(10), report).await.expect("it ends").unwrap();

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Process, TestDatabase, eventually, free_port, program};
+use crate::support::{Process, TestDatabase, eventually, free_port, program, waiting_for_locks};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
@@ -21,11 +21,7 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
         async move { api.get("/clients").await }
     });
     let watcher = database.connect().await;
-    eventually("the request waits in the database", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    eventually("the request waits in the database", || async { waiting_for_locks(&watcher).await == 1 }).await;
     process.signal(Signal::SIGTERM);
     eventually("new connections are refused", || async { process.api.try_get("/").await.is_none() }).await;
     lock.rollback().await.unwrap();
@@ -60,11 +56,7 @@ async fn requests_that_take_too_long_at_the_end_are_cut() {
     let api = process.api.clone();
     let in_flight = tokio::spawn(async move { api.try_get("/clients").await });
     let watcher = database.connect().await;
-    eventually("the request waits in the database", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    eventually("the request waits in the database", || async { waiting_for_locks(&watcher).await == 1 }).await;
     process.signal(Signal::SIGINT);
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}\n{log}");

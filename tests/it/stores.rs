@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Process, Proxy, Server, TestDatabase, Tls, eventually};
+use crate::support::{Process, Proxy, Server, TestDatabase, Tls, eventually, waiting_for_locks};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_postgresql_requests_are_503_and_it_comes_back_by_itself() {
@@ -73,11 +73,7 @@ async fn a_full_pool_is_503_and_not_a_queue_without_end() {
         async move { api.get("/clients").await }
     });
     let watcher = database.connect().await;
-    eventually("the only connection is in use", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    eventually("the only connection is in use", || async { waiting_for_locks(&watcher).await == 1 }).await;
     let start = Instant::now();
     let refused = server.api.get("/projects").await;
     assert_eq!(refused.header("retry-after"), "1");

@@ -13,6 +13,12 @@ use super::store_url;
 /// The advisory lock under which one of the tests' processes makes the template.
 const TEMPLATE_LOCK: i64 = 0x7465_6d70;
 
+/// How many connections to this database wait for a lock.
+pub(crate) async fn waiting_for_locks(client: &Client) -> i64 {
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    client.query_one(waiting, &[]).await.expect("pg_stat_activity").get(0)
+}
+
 /// A database of the test's own; dropped with it.
 pub(crate) struct TestDatabase {
     name: String,

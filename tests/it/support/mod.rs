@@ -12,7 +12,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep};
 
 pub(crate) use client::Api;
-pub(crate) use database::TestDatabase;
+pub(crate) use database::{TestDatabase, waiting_for_locks};
 pub(crate) use proxy::{Proxy, Tls};
 pub(crate) use server::{Process, Server, free_port, program};
 
