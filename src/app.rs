@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -66,7 +63,8 @@ impl App {
         let limits = http::Limits {
             connections: settings.max_connections,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
-            drain_timeout: settings.shutdown_timeout(),
+            write_timeout: Duration::from_secs(settings.write_timeout_seconds),
+            drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
         };
         let refuse = CancellationToken::new();
         let drain = async {
@@ -75,11 +73,26 @@ impl App {
             sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
             refuse.cancel();
         };
-        tokio::join!(drain, http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()));
-        state.tasks.close();
-        if timeout(settings.shutdown_timeout(), state.tasks.wait()).await.is_err() {
-            tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED");
-        }
+        let served = async {
+            http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()).await;
+            state.tasks.close();
+            state.tasks.wait().await;
+        };
+        let too_late = async {
+            refuse.cancelled().await;
+            sleep(settings.shutdown_timeout()).await;
+        };
+        tokio::join!(drain, async {
+            tokio::select! {
+                () = served => {}
+                () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
+            }
+        });
         state.database.close();
     }
+}
+
+/// Of the time to shut down, what is kept for putting back jobs whose requests were cut at the end of it.
+fn for_put_backs(settings: &Settings) -> Duration {
+    (settings.shutdown_timeout() / 4).min(Duration::from_secs(3))
 }

@@ -16,7 +16,7 @@
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → {http, api} → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
+//! Imports go down only: `main → cli → app → api → http → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
 //! stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
 //!
 //! # Invariants

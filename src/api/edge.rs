@@ -2,13 +2,16 @@
 //!
 //! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{io, panic::AssertUnwindSafe, time::Duration};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Body as _;
 use percent_encoding::percent_decode_str;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, Version, header},
 };
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
@@ -16,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Error,
+    budget::{Budget, Share},
     extract::{Deadline, Limits},
     routes::MatchedPath,
 };
@@ -30,13 +34,14 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Edge<E> {
     inner: E,
     limits: Limits,
+    budget: Budget,
     timeout: Duration,
 }
 
 impl<E> Edge<E> {
-    /// Everything in `inner` must be answered within `timeout`.
-    pub fn new(inner: E, limits: Limits, timeout: Duration) -> Self {
-        Self { inner, limits, timeout }
+    /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget.
+    pub fn new(inner: E, limits: Limits, budget: Budget, timeout: Duration) -> Self {
+        Self { inner, limits, budget, timeout }
     }
 }
 
@@ -56,6 +61,8 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         let deadline = Deadline::after(self.timeout);
         request.set_data(deadline);
         request.set_data(self.limits);
+        let share = self.budget.share();
+        request.set_data(share.clone());
         let result = match check_target(&request) {
             Ok(()) => {
                 let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -66,8 +73,13 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         let (error, path) = match result {
             Ok(Ok(Ok(mut response))) => {
                 let path = response.extensions_mut().remove::<MatchedPath>();
-                line.finish(response.status(), path);
-                return finish(response, &id);
+                match held(response, share) {
+                    Ok(response) => {
+                        line.finish(response.status(), path);
+                        return finish(response, &id);
+                    }
+                    Err(error) => (error, path),
+                }
             }
             Ok(Ok(Err(error))) => {
                 let path = error.data::<MatchedPath>().cloned();
@@ -81,8 +93,38 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
     }
 }
 
-/// Refuses a path or query whose percent-encoding says nothing.
+/// Bytes of an answer that is too small to be counted.
+const SMALL: u64 = 64 * 1024;
+
+/// Marks an answer whose bytes the server has in memory anyway.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared;
+
+/// An answer that holds its bytes' share of the budget until it is sent; the request's own body is gone by now.
+fn held(mut response: Response, share: Share) -> Result<Response, Error> {
+    share.release();
+    if response.extensions().get::<Shared>().is_some() {
+        return Ok(response);
+    }
+    let body: BoxBody<Bytes, io::Error> = response.take_body().into();
+    let length = body.size_hint().lower();
+    let body = match length > SMALL {
+        true => {
+            share.grow_to(usize::try_from(length).unwrap_or(usize::MAX))?;
+            share.held_by(body)
+        }
+        false => body,
+    };
+    response.set_body(poem::Body::from(body));
+    Ok(response)
+}
+
+/// Refuses a request that does not say whom it is for (RFC 9112, 3.2), and a path or query whose percent-encoding says nothing.
 fn check_target(request: &Request) -> Result<(), Error> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Error::bad_request("A request must have one Host header.").closing());
+    }
     let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());
     let escapes_are_whole = target.split('%').skip(1).all(|rest| {
         let digits = rest.as_bytes();

@@ -24,7 +24,7 @@ use crate::{postgres, queue};
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Seconds after which trying again makes sense while a store is away or busy.
-const RETRY_SECONDS: u32 = 1;
+pub(super) const RETRY_SECONDS: u32 = 1;
 
 /// What went wrong, as RFC 9457 says it.
 #[derive(Debug, Clone, Serialize, Object)]
@@ -108,6 +108,12 @@ impl Error {
         self
     }
 
+    /// The same, after which the connection is closed: what else comes over it is not read.
+    #[must_use]
+    pub fn closing(self) -> Self {
+        self.with_header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
     /// The same with something for the log.
     #[must_use]
     pub fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -122,7 +128,7 @@ impl Error {
             Err(error) => error,
         };
         if error.is::<NotFoundError>() {
-            return Self::new(StatusCode::NOT_FOUND, "There is no such path here. /docs lists those that there are.");
+            return Self::new(StatusCode::NOT_FOUND, "There is no such path here. The OpenAPI document lists those that there are.");
         }
         if error.is::<MethodNotAllowedError>() {
             return Self::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method.");
@@ -188,7 +194,8 @@ impl ResponseError for Error {
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         use queue::Error::{
-            Archived, Circular, Database, NameTaken, NotFound, OtherProject, UnknownDependency, UnknownProject, UnknownTask, Waited,
+            Archived, Circular, Database, NameTaken, NotFound, OtherProject, PageTooLarge, UnknownDependency, UnknownProject, UnknownTask,
+            Waited,
         };
         match error {
             NotFound(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
@@ -196,6 +203,7 @@ impl From<queue::Error> for Error {
             UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
                 Self::new(StatusCode::BAD_REQUEST, error.to_string())
             }
+            PageTooLarge(_) => Self::invalid(vec!["query".into(), "limit".into()], "out_of_range", error.to_string()),
             Database(error) => error.into(),
         }
     }
@@ -203,6 +211,10 @@ impl From<queue::Error> for Error {
 
 impl From<postgres::Error> for Error {
     fn from(error: postgres::Error) -> Self {
+        if matches!(error, postgres::Error::Busy) {
+            return Self::unavailable("The server has more to do than it has connections to its database. Try again in a moment.")
+                .with_cause(error);
+        }
         if error.is_transient() {
             return Self::unavailable("The database is not available right now. Try again in a moment.").with_cause(error);
         }

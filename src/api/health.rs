@@ -1,19 +1,26 @@
 //! Is it alive, is it ready? Open to everybody; says which store is away and nothing about it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use poem::{IntoResponse, Response, http::StatusCode};
+use poem::{
+    IntoResponse, Response,
+    http::{HeaderValue, StatusCode, header},
+};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
     types::Type,
 };
 use serde::Serialize;
+use tokio::{sync::Mutex, time::Instant};
 
-use super::{Tag, reply};
+use super::{Tag, error::RETRY_SECONDS, reply};
 use crate::{postgres::Database, redis::Redis};
 
 /// Whether the server takes new requests; false from the signal to stop on.
@@ -31,15 +38,52 @@ impl Draining {
     }
 }
 
-/// The health operations.
+/// The health operations. Everybody may ask, so the stores are asked once however many ask at the same time.
 #[derive(Clone)]
 pub struct Api {
-    /// Asked by `/checkdb` and `/readyz`.
-    pub database: Database,
-    /// Asked by `/readyz`.
-    pub redis: Redis,
-    /// Told by `/readyz`.
-    pub draining: Draining,
+    database: Database,
+    redis: Redis,
+    draining: Draining,
+    has_database: Recent,
+    has_redis: Recent,
+}
+
+impl Api {
+    /// Of these stores.
+    pub fn new(database: Database, redis: Redis, draining: Draining) -> Self {
+        Self { database, redis, draining, has_database: Recent::default(), has_redis: Recent::default() }
+    }
+
+    async fn has_database(&self) -> bool {
+        self.has_database.get(async || self.database.ping().await.is_ok()).await
+    }
+
+    async fn has_redis(&self) -> bool {
+        self.has_redis.get(async || self.redis.ping().await.is_ok()).await
+    }
+}
+
+/// How long what was found is told again.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// The answer to a question that is asked at most once at a time, and told again while it is fresh.
+#[derive(Debug, Clone, Default)]
+struct Recent(Arc<Mutex<Option<(Instant, bool)>>>);
+
+impl Recent {
+    async fn get(&self, ask: impl AsyncFnOnce() -> bool) -> bool {
+        let arrived = Instant::now();
+        let mut last = self.0.lock().await;
+        match *last {
+            Some((asked, found)) if asked + FRESH > arrived => found,
+            _ => {
+                let asked = Instant::now();
+                let found = ask().await;
+                *last = Some((asked, found));
+                found
+            }
+        }
+    }
 }
 
 /// Whether the server runs.
@@ -78,7 +122,12 @@ pub struct Checked<T> {
 
 impl<T: Serialize + Send> IntoResponse for Checked<T> {
     fn into_response(self) -> Response {
-        reply::json(if self.well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &self.body)
+        if self.well {
+            return reply::json(StatusCode::OK, &self.body);
+        }
+        let mut response = reply::json(StatusCode::SERVICE_UNAVAILABLE, &self.body);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        response
     }
 }
 
@@ -114,7 +163,7 @@ impl Api {
     /// Whether the server reaches its database
     #[oai(path = "/checkdb", method = "get", operation_id = "check_database")]
     async fn check_database(&self) -> Checked<DatabaseHealth> {
-        let well = self.database.ping().await.is_ok();
+        let well = self.has_database().await;
         let (status, database) = if well { ("healthy", "connected") } else { ("unhealthy", "disconnected") };
         Checked { well, body: DatabaseHealth { status: status.to_owned(), database: database.to_owned() } }
     }
@@ -130,8 +179,7 @@ impl Api {
     /// Whether to send requests here
     #[oai(path = "/readyz", method = "get", operation_id = "get_readiness")]
     async fn readyz(&self) -> Checked<Readiness> {
-        let (database, redis) = futures_util::join!(self.database.ping(), self.redis.ping());
-        let (has_database, has_redis) = (database.is_ok(), redis.is_ok());
+        let (has_database, has_redis) = futures_util::join!(self.has_database(), self.has_redis());
         let status = match (self.draining.has_begun(), has_database, has_redis) {
             (true, _, _) => "draining",
             (false, false, _) => "unavailable",

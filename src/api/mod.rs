@@ -3,8 +3,8 @@
 //! A request goes through [`edge`] (id, deadline, log, the one error shape) and [`routes`] (path and method) into an operation. Each resource has a
 //! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`mod@document`] describes.
 
+mod budget;
 pub mod clients;
-mod delivery;
 pub mod docs;
 pub mod document;
 pub mod edge;
@@ -31,6 +31,7 @@ use crate::{
     redis::Redis,
 };
 
+pub use budget::Budget;
 pub use error::{Error, Invalid, Problem};
 pub use extract::Scope;
 pub use health::Draining;
@@ -69,7 +70,7 @@ fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
     let jobs = queue::jobs::Store::new(database.clone());
     let projects = queue::projects::Store::new(database.clone());
     (
-        health::Api { database: database.clone(), redis, draining },
+        health::Api::new(database.clone(), redis, draining),
         projects::Api { projects: projects.clone(), jobs: jobs.clone() },
         tasks::Api { tasks: queue::tasks::Store::new(database.clone()), projects },
         jobs::Api { jobs, tasks, batch_limit },
@@ -86,7 +87,7 @@ pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Re
         Docs::Public | Docs::Key => docs::add_to(route, &document::document(api())),
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
-    edge::Edge::new(route, limits, settings.request_timeout())
+    edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())
 }
 
 /// The OpenAPI document.

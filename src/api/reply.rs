@@ -1,5 +1,14 @@
 //! Answers, written by serde straight into bytes: the order of the fields is theirs, and JSON that is stored as text goes out as it is.
 
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
 use poem::{
     IntoResponse, Response,
     http::{HeaderValue, StatusCode, header},
@@ -40,7 +49,33 @@ pub struct Paged<T>(pub Listing<T>);
 pub struct Gone;
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    Response::builder().status(status).content_type(JSON).body(serde_json::to_vec(body).expect("answers are plain data"))
+    let bytes = Bytes::from(serde_json::to_vec(body).expect("answers are plain data"));
+    let body = if bytes.len() > PIECE { Pieces(bytes).boxed().into() } else { poem::Body::from(bytes) };
+    Response::builder().status(status).content_type(JSON).body(body)
+}
+
+/// How much of a body hyper is given at a time.
+const PIECE: usize = 64 * 1024;
+
+/// A large body. hyper lets go of a body when it has taken its last frame; from one in pieces it takes no more than it has room to send.
+struct Pieces(Bytes);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let piece = self.0.len().min(PIECE);
+        Poll::Ready((piece > 0).then(|| Ok(Frame::data(self.0.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
 }
 
 impl<T: Serialize + Send> IntoResponse for Reply<T> {

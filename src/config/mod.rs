@@ -53,8 +53,10 @@ pub struct Settings {
     pub body_limit_bytes: usize,
     pub batch_limit_bytes: usize,
     pub batch_limit_jobs: usize,
+    pub in_flight_limit_bytes: usize,
     pub header_timeout_seconds: u64,
     pub request_timeout_seconds: u64,
+    pub write_timeout_seconds: u64,
     pub drain_delay_seconds: u64,
     pub shutdown_timeout_seconds: u64,
 

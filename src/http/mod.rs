@@ -2,8 +2,9 @@
 //!
 //! The loop is ours and not `poem::Server`, which sets no TCP_NODELAY, waits for ever for a request's headers, and spins when the process has no file
 //! descriptor left. hyper speaks HTTP/1.1 here; everything above it is a poem [`Endpoint`]. HTTP/2 comes with TLS: it takes a body before there is room to
-//! send it, so a hand-over must then know more than that the body was taken (`api::delivery`), and idle connections must end.
+//! send it, so that [`Connection::when_sent`] must then know more than that the connection was flushed, and idle connections must end.
 
+mod connection;
 mod listen;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -28,6 +29,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use connection::Socket;
+
+pub use connection::Connection;
 pub use listen::{ListenError, listen};
 
 /// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
@@ -43,6 +47,8 @@ pub struct Limits {
     pub connections: usize,
     /// From when a connection waits for a request until its headers are there; then it is closed. So this is also how long an idle connection stays.
     pub head_timeout: Duration,
+    /// How long an answer may wait for its client to read, at first; a client that reads is given more ([`Connection`]).
+    pub write_timeout: Duration,
     /// From the signal to stop until what is still open is cut.
     pub drain_timeout: Duration,
 }
@@ -72,7 +78,7 @@ where
             Ok((stream, peer)) => {
                 let (endpoint, watcher, cut) = (endpoint.clone(), graceful.watcher(), cut.clone());
                 open.spawn(async move {
-                    let served = connection(stream, peer, endpoint, limits.head_timeout, watcher);
+                    let served = connection(stream, peer, endpoint, limits, watcher);
                     tokio::select! {
                         () = cut.cancelled() => {}
                         served = served => {
@@ -105,7 +111,7 @@ async fn connection<E>(
     stream: TcpStream,
     peer: SocketAddr,
     endpoint: Arc<E>,
-    head_timeout: Duration,
+    limits: Limits,
     watcher: Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
@@ -114,16 +120,19 @@ where
     stream.set_nodelay(true)?;
     let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
     let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let connection = Connection::default();
+    let socket = Socket::new(stream, connection.clone(), limits.write_timeout);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (endpoint, local, remote) = (endpoint.clone(), local.clone(), remote.clone());
+        let (endpoint, local, remote, connection) = (endpoint.clone(), local.clone(), remote.clone(), connection.clone());
         async move {
-            let request = (request, local, remote, Scheme::HTTP).into();
+            let mut request: poem::Request = (request, local, remote, Scheme::HTTP).into();
+            request.set_data(connection);
             Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(HEAD_LIMIT);
-    watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
+    watcher.watch(builder.serve_connection(TokioIo::new(socket), service).into_owned()).await
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

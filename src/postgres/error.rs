@@ -6,7 +6,18 @@ use tokio_postgres::error::SqlState;
 /// An error of the database or on the way to it. Its text is for the log, never for a caller.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection could be had: the database is away, or all connections are in use.
+    /// All connections of the pool stayed in use for as long as one may wait for them.
+    #[error("all connections to the database are in use")]
+    Busy,
+    /// A page of a list, as it was asked for, has more bytes than one may have.
+    #[error("the rows of {name} have more than {limit} bytes")]
+    TooLarge {
+        /// The statement's name.
+        name: &'static str,
+        /// How many bytes it may have.
+        limit: usize,
+    },
+    /// No connection could be had: the database is away.
     #[error("no connection to the database")]
     Connection(#[source] PoolError),
     /// A statement failed.
@@ -25,6 +36,9 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
+        if matches!(self, Self::TooLarge { .. }) {
+            return false;
+        }
         let Some(source) = self.source() else { return true };
         let Some(state) = source.code() else { return true };
         // Connection exceptions, transaction rollback, insufficient resources, operator intervention (restart, statement time-out),
@@ -48,7 +62,7 @@ impl Error {
 
     fn source(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Self::Connection(_) => None,
+            Self::Busy | Self::TooLarge { .. } | Self::Connection(_) => None,
             Self::Statement { source, .. } | Self::Transaction(source) => Some(source),
         }
     }

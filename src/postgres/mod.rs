@@ -2,17 +2,20 @@
 
 mod client;
 mod error;
+mod lanes;
 pub mod migrate;
 pub mod query;
 mod tls;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
 use secrecy::ExposeSecret;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{DatabaseTls, Settings};
+
+use lanes::Lanes;
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
@@ -40,6 +43,9 @@ pub enum SetupError {
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    /// One connection for asking whether the database answers, which a full pool must not keep from being asked.
+    probe: Pool,
+    lanes: Lanes,
     tls: MakeRustlsConnect,
 }
 
@@ -52,6 +58,11 @@ pub trait Work: Sync {
 
     /// Does it. May be run more than once ([`Database::transaction`]), so it must change nothing outside of the transaction.
     fn run(&self, transaction: &Transaction<'_>) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+
+    /// The project whose locks it may wait for, if that is known: all transactions of one have at most half of the pool.
+    fn project(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// An error that a transaction's work may end with.
@@ -75,24 +86,34 @@ impl Database {
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         let config = connection_config(settings)?;
         let tls = tls::connector(settings)?;
-        let manager = Manager::from_config(config, tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let checkout = Duration::from_secs(settings.database_checkout_timeout_seconds);
         let connect = Duration::from_secs(settings.database_connect_timeout_seconds);
-        let pool = Pool::builder(manager)
-            .max_size(settings.database_pool_size)
-            .timeouts(Timeouts { wait: Some(checkout), create: Some(connect), recycle: Some(connect) })
-            .runtime(Runtime::Tokio1)
-            .build()?;
-        Ok(Self { pool, tls })
+        let pool = |size: usize| {
+            let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+            Pool::builder(Manager::from_config(config.clone(), tls.clone(), manager))
+                .max_size(size)
+                .timeouts(Timeouts { wait: Some(checkout), create: Some(connect), recycle: Some(connect) })
+                .runtime(Runtime::Tokio1)
+                .build()
+        };
+        let size = settings.database_pool_size;
+        Ok(Self { pool: pool(size)?, probe: pool(1)?, lanes: Lanes::of_pool(size), tls })
     }
 
     /// A connection, given back to the pool when dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] after the configured time, if there is none.
+    /// After the configured times: [`Error::Busy`] if all are in use, [`Error::Connection`] if none can be made.
     pub async fn client(&self) -> Result<Client, Error> {
-        let object = self.pool.get().await.map_err(Error::Connection)?;
+        self.checkout(&self.pool).await
+    }
+
+    async fn checkout(&self, pool: &Pool) -> Result<Client, Error> {
+        let object = pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => Error::Busy,
+            error => Error::Connection(error),
+        })?;
         Ok(Client::new(object, self.tls.clone()))
     }
 
@@ -103,6 +124,10 @@ impl Database {
     ///
     /// What `work` returns, or the failure to begin or to commit.
     pub async fn transaction<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
+        let _place = match work.project() {
+            Some(project) => Some(self.lanes.enter(project).await),
+            None => None,
+        };
         let mut attempt = 1;
         loop {
             let result = self.attempt(work).await;
@@ -130,12 +155,13 @@ impl Database {
     ///
     /// Any [`Error`] if it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        query::schema::PING.one(&self.client().await?, &[]).await.map(drop)
+        query::schema::PING.one(&self.checkout(&self.probe).await?, &[]).await.map(drop)
     }
 
     /// Closes the pool: waiting checkouts fail, connections end when they are given back.
     pub fn close(&self) {
         self.pool.close();
+        self.probe.close();
     }
 }
 

@@ -1,6 +1,9 @@
 //! Every statement that this program sends to PostgreSQL, and the one way to send it.
 
+use std::{pin::pin, sync::atomic::Ordering};
+
 use deadpool_postgres::GenericClient as _;
+use futures_util::TryStreamExt as _;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{Error, Executor};
@@ -23,6 +26,34 @@ impl Query {
         let driver = executor.driver();
         let work = async { driver.query(&driver.prepare_cached(self.sql).await?, params).await };
         executor.watch(work).await.map_err(|error| self.failed(error))
+    }
+
+    /// All rows, if they have at most `limit` bytes together. Of what is larger, no more than that is read.
+    ///
+    /// # Errors
+    ///
+    /// Besides those of all statements, [`Error::TooLarge`].
+    pub async fn within(&self, limit: usize, executor: &impl Executor, params: Params<'_>) -> Result<Vec<Row>, Error> {
+        let driver = executor.driver();
+        let work = async {
+            let stream = driver.query_raw(&driver.prepare_cached(self.sql).await?, params.iter().copied()).await?;
+            let mut stream = pin!(stream);
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = stream.try_next().await? {
+                bytes += row.raw_size_bytes();
+                if bytes > limit {
+                    return Ok(None);
+                }
+                rows.push(row);
+            }
+            Ok(Some(rows))
+        };
+        let rows = executor.watch(work).await.map_err(|error| self.failed(error))?;
+        rows.ok_or_else(|| {
+            // The rest is still on its way: the connection is of no more use.
+            executor.busy().store(true, Ordering::Relaxed);
+            Error::TooLarge { name: self.name, limit }
+        })
     }
 
     /// The only row.

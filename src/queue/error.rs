@@ -79,9 +79,21 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A page of a list would be too large to hold.
+    #[error("a page may have at most {0} bytes, and this one has more: ask for fewer")]
+    PageTooLarge(usize),
     /// The database failed. The text is for the log.
     #[error(transparent)]
-    Database(#[from] postgres::Error),
+    Database(postgres::Error),
+}
+
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Self {
+        match error {
+            postgres::Error::TooLarge { limit, .. } => Self::PageTooLarge(limit),
+            error => Self::Database(error),
+        }
+    }
 }
 
 impl WorkError for Error {

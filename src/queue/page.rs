@@ -1,6 +1,10 @@
 //! Pages of lists.
 
-use crate::postgres::Row;
+use super::Result;
+use crate::postgres::{Client, Query, Row, query::Params};
+
+/// How many bytes the rows of a page may have, so that what a server holds for its callers is bounded.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Which part of a list is wanted. Lists are in the order of their ids.
 #[derive(Debug, Clone, Copy)]
@@ -23,11 +27,22 @@ pub struct Listing<T> {
 }
 
 impl<T> Listing<T> {
-    /// Reads the rows of a `list*.sql` statement: each carries the total, and the only row of an empty page has no id.
-    pub(super) fn read(rows: &[Row], item: impl Fn(&Row) -> T, is_empty: impl Fn(&Row) -> bool) -> Self {
+    /// Runs a `list*.sql` statement: each row carries the total, and the only row of an empty page has no id.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error::PageTooLarge`], or that of the database.
+    pub(super) async fn read(
+        list: Query,
+        client: &Client,
+        params: Params<'_>,
+        item: impl Fn(&Row) -> T,
+        is_empty: impl Fn(&Row) -> bool,
+    ) -> Result<Self> {
+        let rows = list.within(MAX_BYTES, client, params).await?;
         let total = rows.first().map_or(0, |row| row.get("total"));
         let items = rows.iter().filter(|row| !is_empty(row)).map(item).collect();
-        Self { items, total }
+        Ok(Self { items, total })
     }
 
     /// The same page of something else.

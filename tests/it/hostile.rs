@@ -266,6 +266,28 @@ async fn requests_that_mean_two_things_are_refused() {
     server.stop().await;
 }
 
+/// RFC 9112, 3.2: a proxy in front must not see another host than the server.
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let cases = [
+        ("1.1", "", "400"),
+        ("1.1", "host: a\r\nhost: b\r\n", "400"),
+        ("1.1", "host: a\r\nconnection: close\r\n", "200"),
+        ("1.0", "", "200"),
+    ];
+    for (version, head, expected) in cases {
+        let answer = raw(server.address, move |mut stream| async move {
+            stream.write_all(format!("GET /projects HTTP/{version}\r\n{head}\r\n").as_bytes()).await?;
+            Ok(stream)
+        })
+        .await;
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "HTTP/{version} {head:?}: {answer}");
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn connections_are_limited_and_the_rest_wait_their_turn() {
     let database = TestDatabase::new().await;

@@ -22,12 +22,15 @@ async fn without_postgresql_requests_are_503_and_it_comes_back_by_itself() {
     let said = refused.problem(503);
     assert!(said.contains("database") && !said.contains("refused") && !said.contains("127.0.0.1"), "{said}");
     assert_eq!(api.post("/projects", json!({"name": "q"})).await.status, 503);
+    eventually("the database is down", || async { api.try_get("/checkdb").await == Some(503) }).await;
     assert_eq!(api.get("/checkdb").await.expect(503), json!({"status": "unhealthy", "database": "disconnected"}));
+    assert_eq!(api.get("/readyz").await.header("retry-after"), "1");
     assert_eq!(api.get("/readyz").await.expect(503), json!({"status": "unavailable", "postgresql": "down", "redis": "up"}));
     assert_eq!(api.get("/livez").await.expect(200), json!({"status": "healthy"}));
 
     proxy.mend();
     eventually("requests are served again", || async { api.try_get("/projects").await == Some(200) }).await;
+    eventually("the server is ready", || async { api.try_get("/readyz").await == Some(200) }).await;
     assert_eq!(api.get("/projects").await.header("x-total-count"), "1", "what was refused was not done");
     assert_eq!(api.get("/readyz").await.expect(200)["status"], "ready");
 }
@@ -54,6 +57,7 @@ async fn without_redis_the_service_goes_on_and_says_so() {
     let server = Server::start_with(&database, &[("redis_url", &proxy.redis_url())]).await;
     assert_eq!(server.api.get("/readyz").await.expect(200)["status"], "ready");
     proxy.cut();
+    eventually("Redis is down", || async { server.api.get("/readyz").await.body["redis"] == "down" }).await;
     assert_eq!(server.api.get("/readyz").await.expect(200), json!({"status": "degraded", "postgresql": "up", "redis": "down"}));
     server.api.project_with_task("p").await;
     proxy.mend();
@@ -77,11 +81,43 @@ async fn a_full_pool_is_503_and_not_a_queue_without_end() {
     let start = Instant::now();
     let refused = server.api.get("/projects").await;
     assert_eq!(refused.header("retry-after"), "1");
-    refused.problem(503);
+    let said = refused.problem(503);
+    assert!(said.contains("more to do"), "a full pool is not a database that is away: {said}");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(server.api.get("/readyz").await.expect(200)["status"], "ready", "the database answers");
+    server.api.get("/checkdb").await.expect(200);
     lock.rollback().await.unwrap();
     holder.await.unwrap().expect(200);
     server.api.get("/projects").await.expect(200);
+    server.stop().await;
+}
+
+/// Changes of one project that wait for its lock leave connections for the others.
+#[tokio::test]
+async fn one_project_cannot_take_all_connections() {
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("database_pool_size", "4"), ("database_checkout_timeout_seconds", "1")]).await;
+    let api = &server.api;
+    let (busy, busy_task) = api.project_with_task("busy").await;
+    let (other, other_task) = api.project_with_task("other").await;
+    let parent = api.job(busy, busy_task, "parent", &[]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.query_one("select from projects where id = $1 for update", &[&busy]).await.unwrap();
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let api = api.clone();
+            tokio::spawn(async move { api.job(busy, busy_task, &format!("child {n}"), &[parent]).await })
+        })
+        .collect();
+    let watcher = database.connect().await;
+    eventually("half of the pool waits for the lock", || async { waiting_for_locks(&watcher).await == 2 }).await;
+    for n in 0..20 {
+        api.job(other, other_task, &format!("job {n}"), &[]).await;
+    }
+    lock.rollback().await.unwrap();
+    futures_util::future::try_join_all(waiting).await.expect("all of them are added");
+    database.assert_graph_is_true().await;
     server.stop().await;
 }
 
@@ -94,18 +130,14 @@ async fn statements_that_nobody_waits_for_are_cancelled() {
     let lock = client.transaction().await.unwrap();
     lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
     let watcher = database.connect().await;
-    let waiting = async || {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0)
-    };
     for _ in 0..3 {
         let gone = [(), ()].map(|()| {
             let api = server.api.clone();
             tokio::spawn(async move { api.get("/clients").await })
         });
-        eventually("both connections wait for the lock", || async { waiting().await == 2 }).await;
+        eventually("both connections wait for the lock", || async { waiting_for_locks(&watcher).await == 2 }).await;
         gone.iter().for_each(tokio::task::JoinHandle::abort);
-        eventually("what they asked for is cancelled", || async { waiting().await == 0 }).await;
+        eventually("what they asked for is cancelled", || async { waiting_for_locks(&watcher).await == 0 }).await;
         server.api.get("/projects").await.expect(200);
     }
     server.stop().await;

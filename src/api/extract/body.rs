@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use poem::{
     Request, RequestBody,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
 };
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
@@ -18,8 +18,8 @@ use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 use tokio::time::timeout_at;
 
-use super::Deadline;
-use crate::api::Error;
+use super::{Deadline, objects::Objects};
+use crate::api::{Error, budget::Share};
 
 /// How many bytes over the limit are read, and thrown away, so that the client can read the answer.
 const THROWN_AWAY: usize = 64 * 1024 * 1024;
@@ -90,7 +90,8 @@ impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T
         let limits: &Limits = request.data().expect("the edge sets the limits");
         let deadline: &Deadline = request.data().expect("the edge sets the deadline");
         let limit = S::of(limits);
-        let bytes = timeout_at(deadline.instant(), read(body.take()?.into(), limit)).await;
+        let share: &Share = request.data().expect("the edge gives a share");
+        let bytes = timeout_at(deadline.instant(), read(body.take()?.into(), limit, share)).await;
         let bytes = bytes.map_err(|_| too_slow())??;
         Ok(Self(parse(&bytes)?, PhantomData))
     }
@@ -114,17 +115,17 @@ fn check_type(request: &Request) -> Result<(), Error> {
 
 fn too_large(limit: usize) -> Error {
     let detail = format!("The request's body is larger than {limit} bytes: send less at once.");
-    Error::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with_header(header::CONNECTION, HeaderValue::from_static("close"))
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, detail).closing()
 }
 
 fn too_slow() -> Error {
     let detail = "The request's body did not arrive in time.";
-    Error::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, HeaderValue::from_static("close"))
+    Error::new(StatusCode::REQUEST_TIMEOUT, detail).closing()
 }
 
 /// Reads a body up to the limit. What is over it is read and thrown away, up to a larger limit: a client that is still sending would see its connection
 /// reset and never read the answer.
-async fn read(mut body: BoxBody<Bytes, io::Error>, limit: usize) -> Result<BytesMut, Error> {
+async fn read(mut body: BoxBody<Bytes, io::Error>, limit: usize, share: &Share) -> Result<BytesMut, Error> {
     let mut bytes = BytesMut::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -132,6 +133,7 @@ async fn read(mut body: BoxBody<Bytes, io::Error>, limit: usize) -> Result<Bytes
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         if length <= limit {
+            share.grow_to(length).map_err(Error::closing)?;
             bytes.extend_from_slice(&data);
         } else if length <= limit.saturating_add(THROWN_AWAY) {
             bytes = BytesMut::new();
@@ -146,7 +148,7 @@ async fn read(mut body: BoxBody<Bytes, io::Error>, limit: usize) -> Result<Bytes
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut track = Track::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = T::deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
+    let value = T::deserialize(Objects(serde_path_to_error::Deserializer::new(&mut reader, &mut track)));
     let value = value.map_err(|error| {
         let mut loc = vec![Value::from("body")];
         for segment in track.path().iter() {
@@ -226,6 +228,13 @@ mod tests {
             problem(fraction),
             "Invalid request: body.jobs.0.priority: invalid type: floating point `1.5`, expected a whole number."
         );
+    }
+
+    #[test]
+    fn an_array_is_not_an_object_with_its_fields_in_order() {
+        let expected = "invalid type: sequence, expected an object.";
+        assert_eq!(problem(r#"[[["a",1]]]"#), format!("Invalid request: body: {expected}"));
+        assert_eq!(problem(r#"{"jobs":[["a",1]]}"#), format!("Invalid request: body.jobs.0: {expected}"));
     }
 
     #[test]

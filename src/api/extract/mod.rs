@@ -2,6 +2,7 @@
 
 mod body;
 mod caller;
+mod objects;
 mod text;
 
 pub use body::{Batch, Body, Limits};

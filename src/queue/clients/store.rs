@@ -2,7 +2,10 @@
 
 use super::{Change, Client, Content};
 use crate::{
-    postgres::{Database, Query, Row, query::clients as sql},
+    postgres::{
+        Database, Query, Row,
+        query::{Params, clients as sql},
+    },
     queue::{Error, Listing, Page, Result, Thing},
 };
 
@@ -40,8 +43,8 @@ impl Store {
     /// A page of all clients, or of the active ones.
     pub async fn list(&self, active_only: bool, page: Page<&str>) -> Result<Listing<Client>> {
         let connection = self.database.client().await?;
-        let rows = sql::LIST.all(&connection, &[&active_only, &page.after, &page.skip, &page.limit]).await?;
-        Ok(Listing::read(&rows, client, |row| row.get::<_, Option<&str>>("id").is_none()))
+        let params: Params<'_> = &[&active_only, &page.after, &page.skip, &page.limit];
+        Listing::read(sql::LIST, &connection, params, client, |row| row.get::<_, Option<&str>>("id").is_none()).await
     }
 
     /// Changes a client.

@@ -120,6 +120,10 @@ impl Work for Update<'_> {
     type Output = Step<Job>;
     type Error = Error;
 
+    fn project(&self) -> Option<i64> {
+        Some(self.change.project_id)
+    }
+
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<Job>> {
         let Self { id, change, graph } = *self;
         // Parents before the job, those of now and those to be: whoever completes a parent holds its row and then wants the job's, and
@@ -177,6 +181,10 @@ impl Work for PutBack {
     type Output = Step<bool>;
     type Error = Error;
 
+    fn project(&self) -> Option<i64> {
+        self.graph
+    }
+
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<bool>> {
         let Self { id, attempt, graph } = *self;
         if let Some(project_id) = graph {
@@ -209,6 +217,10 @@ impl Work for Delete {
     type Output = ();
     type Error = Error;
 
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
+
     async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
         let Self { id, project_id } = self;
         sql::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
@@ -230,6 +242,10 @@ struct Clear {
 impl Work for Clear {
     type Output = i64;
     type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<i64> {
         let project = sql::LOCK_EXCLUSIVE.maybe(transaction, &[&self.project_id]).await?;

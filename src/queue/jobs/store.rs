@@ -4,7 +4,11 @@ use serde_json::value::RawValue;
 
 use super::{Dependencies, Filter, Job, Parent, Status, plenty::Plenty};
 use crate::{
-    postgres::{Database, Row, query::jobs as sql, types::Json},
+    postgres::{
+        Database, Row,
+        query::jobs as sql,
+        types::{Json, ToSql},
+    },
     queue::{Error, Listing, Page, Result, Thing, page::no_number},
 };
 
@@ -37,12 +41,13 @@ impl Store {
         let client = self.database.client().await?;
         let status = filter.status.map(Status::as_str);
         let Page { after, skip, limit } = page;
-        let rows = match (filter.task_id, filter.project_id) {
-            (Some(task), project) => sql::LIST_BY_TASK.all(&client, &[&status, &after, &skip, &limit, &task, &project]).await?,
-            (None, Some(project)) => sql::LIST_BY_PROJECT.all(&client, &[&status, &after, &skip, &limit, &project]).await?,
-            (None, None) => sql::LIST.all(&client, &[&status, &after, &skip, &limit]).await?,
+        let Filter { task_id, project_id, .. } = filter;
+        let (list, params): (_, &[&(dyn ToSql + Sync)]) = match (&task_id, &project_id) {
+            (Some(task), project) => (sql::LIST_BY_TASK, &[&status, &after, &skip, &limit, task, project]),
+            (None, Some(project)) => (sql::LIST_BY_PROJECT, &[&status, &after, &skip, &limit, project]),
+            (None, None) => (sql::LIST, &[&status, &after, &skip, &limit]),
         };
-        Ok(Listing::read(&rows, job, no_number))
+        Listing::read(list, &client, params, job, no_number).await
     }
 
     /// A job with what it depends on.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{Job, NewJob, Status, Store, store};
 use crate::{
     postgres::{
-        Executor, Row, Transaction, Work,
+        Row, Transaction, Work,
         query::{graph, jobs as sql, projects, tasks},
         types::Json,
     },
@@ -25,11 +25,7 @@ impl Store {
             let client = self.database.client().await?;
             return projects::GET.maybe(&client, &[&project_id]).await?.map(|_| Vec::new()).ok_or(Error::UnknownProject(project_id));
         }
-        let added = if jobs.iter().all(|job| job.depends.is_empty()) {
-            insert_free(&self.database.client().await?, project_id, jobs).await
-        } else {
-            self.database.transaction(&InsertBelow { project_id, jobs }).await
-        };
+        let added = self.database.transaction(&Insert { project_id, jobs }).await;
         self.explained(added, project_id, jobs).await
     }
 
@@ -86,27 +82,47 @@ impl Work for Create<'_> {
     type Output = Job;
     type Error = Error;
 
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
+
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Job> {
-        let (project_id, jobs) = (self.project_id, std::slice::from_ref(self.job));
-        let ids = match self.job.depends.is_empty() {
-            true => insert_free(transaction, project_id, jobs).await?,
-            false => InsertBelow { project_id, jobs }.run(transaction).await?,
-        };
+        let ids = Insert { project_id: self.project_id, jobs: std::slice::from_ref(self.job) }.run(transaction).await?;
         Ok(store::job(&sql::GET.one(transaction, &[&ids[0]]).await?))
     }
 }
 
-/// Adding jobs of which some depend on others.
-struct InsertBelow<'a> {
+/// Adding jobs.
+struct Insert<'a> {
     project_id: i64,
     jobs: &'a [NewJob],
 }
 
-impl Work for InsertBelow<'_> {
+impl Work for Insert<'_> {
     type Output = Vec<i64>;
     type Error = Error;
 
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
+
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<i64>> {
+        match self.jobs.iter().all(|job| job.depends.is_empty()) {
+            true => self.free(transaction).await,
+            false => self.below_others(transaction).await,
+        }
+    }
+}
+
+impl Insert<'_> {
+    /// Adds jobs that depend on nothing.
+    async fn free(&self, transaction: &Transaction<'_>) -> Result<Vec<i64>> {
+        let placed: Vec<_> = self.jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
+        insert(transaction, self.project_id, &placed).await
+    }
+
+    /// Adds jobs of which some depend on others.
+    async fn below_others(&self, transaction: &Transaction<'_>) -> Result<Vec<i64>> {
         let Self { project_id, jobs } = *self;
         graph::LOCK_SHARED.maybe(transaction, &[&project_id]).await?.ok_or(Error::UnknownProject(project_id))?;
         let wanted: BTreeSet<i64> = jobs.iter().flat_map(|job| job.depends.iter().copied()).collect();
@@ -133,20 +149,14 @@ fn place<'a>(job: &'a NewJob, parents: &HashMap<i64, Status>) -> Placed<'a> {
     Placed { job, status, unmet: i32::try_from(unmet).expect("a request cannot hold two thousand million dependencies") }
 }
 
-/// Adds jobs that depend on nothing.
-async fn insert_free(executor: &impl Executor, project_id: i64, jobs: &[NewJob]) -> Result<Vec<i64>> {
-    let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
-    insert(executor, project_id, &placed).await
-}
-
-async fn insert(executor: &impl Executor, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
+async fn insert(transaction: &Transaction<'_>, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
     let names: Vec<&str> = placed.iter().map(|placed| placed.job.name.as_str()).collect();
     let tasks: Vec<i64> = placed.iter().map(|placed| placed.job.task_id).collect();
     let parameters: Vec<Json<&RawValue>> = placed.iter().map(|placed| Json(&*placed.job.parameters)).collect();
     let statuses: Vec<&str> = placed.iter().map(|placed| placed.status.as_str()).collect();
     let priorities: Vec<i32> = placed.iter().map(|placed| placed.job.priority).collect();
     let unmet: Vec<i32> = placed.iter().map(|placed| placed.unmet).collect();
-    let row = sql::INSERT.one(executor, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
+    let row = sql::INSERT.one(transaction, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
     Ok(row.get("ids"))
 }
 

@@ -2,7 +2,10 @@
 
 use super::{Content, Project, Status};
 use crate::{
-    postgres::{Database, Row, Transaction, Work, query::projects as sql},
+    postgres::{
+        Database, Row, Transaction, Work,
+        query::{Params, projects as sql},
+    },
     queue::{Error, Listing, Page, Result, Thing, page::no_number},
 };
 
@@ -54,8 +57,8 @@ impl Store {
     /// A page of all projects, or of those with a status.
     pub async fn list(&self, status: Option<Status>, page: Page<i64>) -> Result<Listing<Project>> {
         let client = self.database.client().await?;
-        let rows = sql::LIST.all(&client, &[&status.map(Status::as_str), &page.after, &page.skip, &page.limit]).await?;
-        Ok(Listing::read(&rows, project, no_number))
+        let params: Params<'_> = &[&status.map(Status::as_str), &page.after, &page.skip, &page.limit];
+        Listing::read(sql::LIST, &client, params, project, no_number).await
     }
 
     /// Replaces what a project says.
@@ -90,6 +93,10 @@ struct Delete {
 impl Work for Delete {
     type Output = u64;
     type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.id)
+    }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<u64> {
         Ok(sql::DELETE.execute(transaction, &[&self.id]).await?)

@@ -4,7 +4,7 @@ use super::{Change, Content, Task};
 use crate::{
     postgres::{
         Database, Row, Transaction, Work,
-        query::{graph, tasks as sql},
+        query::{Params, graph, tasks as sql},
     },
     queue::{Error, Listing, Page, Result, Thing, page::no_number},
 };
@@ -62,8 +62,8 @@ impl Store {
     /// A page of a project's tasks.
     pub async fn list(&self, project_id: i64, page: Page<i64>) -> Result<Listing<Task>> {
         let client = self.database.client().await?;
-        let rows = sql::LIST.all(&client, &[&project_id, &page.after, &page.skip, &page.limit]).await?;
-        Ok(Listing::read(&rows, task, no_number))
+        let params: Params<'_> = &[&project_id, &page.after, &page.skip, &page.limit];
+        Listing::read(sql::LIST, &client, params, task, no_number).await
     }
 
     /// Changes a task. A changed requirement holds at once for all its jobs that are not claimed yet.
@@ -109,6 +109,10 @@ struct Delete {
 impl Work for Delete {
     type Output = ();
     type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
         let Self { id, project_id } = self;

@@ -1,0 +1,196 @@
+//! `/jobs`, and the jobs of a project: submitting, changing, claiming.
+
+mod delivery;
+mod wire;
+
+use poem::web::Data;
+use poem_openapi::OpenApi;
+use tokio_util::task::TaskTracker;
+
+pub use delivery::Handed;
+pub use wire::{Added, BatchJob, Dependencies, Dependency, Fetched, FetchedJob, Job, JobData, JobUpdate, NewBatch, NewJob};
+
+use super::{
+    Error, Tag,
+    error::{BadRequest, Conflict, NotFound, Refusal},
+    extract::{Batch, Body, Caller, Path, Query, Scope},
+    paging,
+    reply::{Created, Gone, Paged, Reply},
+    tasks::none,
+    types::{Amount, Depends, JobLimit, JobStatus, Name, Parameters, Priority, Skip},
+};
+use crate::{
+    http::Connection,
+    queue::{
+        self, Thing,
+        jobs::{self, Change, Filter, Handover, Resources},
+    },
+};
+
+/// The operations on jobs.
+#[derive(Clone)]
+pub struct Api {
+    /// The jobs.
+    pub jobs: jobs::Store,
+    /// Claims and put-backs that must end before the server does.
+    pub tasks: TaskTracker,
+    /// How many jobs a batch may have.
+    pub batch_limit: usize,
+}
+
+#[OpenApi(tag = "Tag::Jobs")]
+impl Api {
+    /// List jobs
+    #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
+    async fn list(
+        &self,
+        #[oai(scope = "Scope::Read")] _caller: Caller,
+        /// Only this project's.
+        project_id: Query<Option<i64>>,
+        /// Only this task's.
+        task_id: Query<Option<i64>>,
+        /// Only those with this status.
+        status: Query<Option<JobStatus>>,
+        /// At most so many: 1 to 1000, or 10000, which the published command line asks for to count jobs.
+        #[oai(default = "JobLimit::ten")]
+        limit: Query<JobLimit>,
+        /// Pass over so many.
+        #[oai(default = "paging::zero")]
+        skip: Query<Skip>,
+        /// Only those with a greater id; cheaper than `skip`.
+        #[oai(default = "paging::start")]
+        after_id: Query<i64>,
+    ) -> Result<Paged<Job>, Refusal> {
+        let filter = Filter { project_id: *project_id, task_id: *task_id, status: status.map(|status| status.0) };
+        let page = queue::Page { after: *after_id, skip: skip.get(), limit: limit.get() };
+        Ok(Paged(self.jobs.list(filter, page).await?.map(Job::from)))
+    }
+
+    /// Add a job
+    #[oai(path = "/jobs", method = "post", operation_id = "create_job")]
+    async fn create(
+        &self,
+        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        body: Body<NewJob>,
+    ) -> Result<Created<Job>, Refusal<BadRequest>> {
+        let NewJob { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
+        let job = new_job(name, task_id, parameters, status, priority, depends);
+        let job = self.jobs.create(project_id, &job).await?;
+        Ok(Created { location: format!("/jobs/{}", job.id), body: job.into() })
+    }
+
+    /// Add many jobs at once, all or none
+    #[oai(path = "/projects/:project_id/jobs/batch", method = "post", operation_id = "create_jobs")]
+    async fn create_many(
+        &self,
+        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        project_id: Path<i64>,
+        body: Body<NewBatch, Batch>,
+    ) -> Result<Created<Added>, Refusal<(BadRequest, NotFound)>> {
+        let NewBatch { jobs } = body.into_inner();
+        if jobs.len() > self.batch_limit {
+            let msg = format!("must have at most {} jobs", self.batch_limit);
+            return Err(Error::invalid(vec!["body".into(), "jobs".into()], "out_of_range", msg).into());
+        }
+        let jobs: Vec<_> = jobs
+            .into_iter()
+            .map(|job| new_job(job.name, job.task_id, job.parameters, wire::pending(), job.priority, job.depends))
+            .collect();
+        let job_ids = self.jobs.submit(*project_id, &jobs).await.map_err(|error| match error {
+            // Here the project is what the path names.
+            queue::Error::UnknownProject(id) => queue::Error::NotFound(Thing::Project(id)),
+            other => other,
+        })?;
+        Ok(Created { location: format!("/jobs?project_id={}", *project_id), body: Added { created: job_ids.len(), job_ids } })
+    }
+
+    /// Get a job
+    #[oai(path = "/jobs/:job_id", method = "get", operation_id = "get_job")]
+    async fn get(&self, #[oai(scope = "Scope::Read")] _caller: Caller, job_id: Path<i64>) -> Result<Reply<Job>, Refusal<NotFound>> {
+        Ok(Reply(self.jobs.get(*job_id).await?.into()))
+    }
+
+    /// Change a job
+    ///
+    /// Takes the whole job. This is also how the published client reports: it sends back what it read, with another status.
+    #[oai(path = "/jobs/:job_id", method = "put", operation_id = "update_job")]
+    async fn update(
+        &self,
+        #[oai(scope = "Scope::Work")] _caller: Caller,
+        job_id: Path<i64>,
+        body: Body<JobUpdate>,
+    ) -> Result<Reply<JobData>, Refusal<(BadRequest, NotFound)>> {
+        let JobUpdate { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
+        let change = Change { project_id, job: new_job(name, task_id, parameters, status, priority, depends) };
+        Ok(Reply(JobData { data: self.jobs.update(*job_id, &change).await?.into() }))
+    }
+
+    /// Delete a job
+    ///
+    /// Refused with 409 while a job that has not been started waits for it.
+    #[oai(path = "/jobs/:job_id", method = "delete", operation_id = "delete_job")]
+    async fn delete(
+        &self,
+        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        job_id: Path<i64>,
+    ) -> Result<Gone, Refusal<(NotFound, Conflict)>> {
+        self.jobs.delete(*job_id, None).await?;
+        Ok(Gone)
+    }
+
+    /// Delete a job of a project
+    ///
+    /// Refused with 409 while a job that has not been started waits for it.
+    #[oai(path = "/projects/:project_id/jobs/:job_id", method = "delete", operation_id = "delete_project_job")]
+    async fn delete_of_project(
+        &self,
+        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        project_id: Path<i64>,
+        job_id: Path<i64>,
+    ) -> Result<Gone, Refusal<(NotFound, Conflict)>> {
+        self.jobs.delete(*job_id, Some(*project_id)).await?;
+        Ok(Gone)
+    }
+
+    /// Get what a job depends on
+    #[oai(path = "/jobs/:job_id/dependencies", method = "get", operation_id = "get_job_dependencies")]
+    async fn dependencies(
+        &self,
+        #[oai(scope = "Scope::Read")] _caller: Caller,
+        job_id: Path<i64>,
+    ) -> Result<Reply<Dependencies>, Refusal<NotFound>> {
+        Ok(Reply(self.jobs.dependencies(*job_id).await?.into()))
+    }
+
+    /// Claim the next job
+    ///
+    /// Gives the most urgent ready job that fits (highest priority, then oldest) to exactly one caller. If the caller goes away before the
+    /// answer is sent, the job goes back.
+    #[oai(path = "/projects/:project_id/fetch_job", method = "get", operation_id = "fetch_job")]
+    async fn fetch(
+        &self,
+        #[oai(scope = "Scope::Work")] _caller: Caller,
+        Data(connection): Data<&Connection>,
+        project_id: Path<i64>,
+        /// Only jobs that need at most so many CPUs; 0 for any.
+        #[oai(default = "none")]
+        available_cpu: Query<Amount>,
+        /// Only jobs that need at most so many accelerators; 0 for any.
+        #[oai(default = "none")]
+        available_accelerators: Query<Amount>,
+    ) -> Result<Handed, Refusal<NotFound>> {
+        let resources = Resources { cpu: available_cpu.get_i32(), accelerators: available_accelerators.get_i32() };
+        Ok(Handed::over(connection, Handover::claim(&self.jobs, &self.tasks, *project_id, resources).await?))
+    }
+}
+
+fn new_job(name: Name, task_id: i64, parameters: Parameters, status: JobStatus, priority: Priority, depends: Depends) -> jobs::NewJob {
+    jobs::NewJob {
+        name: name.into_string(),
+        task_id,
+        parameters: parameters.0,
+        status: status.0,
+        priority: priority.get_i32(),
+        depends: depends.into_ids(),
+    }
+}
