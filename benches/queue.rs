@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use support::{Api, Process, TestDatabase};
 
 /// How many claims are timed at each depth.
-const CLAIMS: usize = 4_000;
+const CLAIMS: usize = 10_000;
 
-/// How many claims are made at one depth before it is the other's turn.
+/// How many claims are made at each depth, in turns, before what was taken out is put in again.
 const TURN: usize = 100;
 
 #[tokio::main]
@@ -64,20 +64,24 @@ async fn claims(api: &Api, database: &TestDatabase) {
         side.fill(depth).await;
         sides.push(side);
     }
-    // As autovacuum does in its own time.
-    database.connect().await.batch_execute("vacuum analyze").await.unwrap();
+    // As autovacuum and the checkpointer do in their own time.
+    let client = database.connect().await;
+    client.batch_execute("vacuum analyze").await.unwrap();
+    client.batch_execute("checkpoint").await.unwrap();
     for (name, query) in [("no filter", ""), ("a filter that 9 of 10 jobs do not fit", "?available_cpu=1")] {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..CLAIMS / TURN {
-            for (side, times) in sides.iter().zip(&mut times) {
-                let mut claimed = Vec::new();
-                for _ in 0..TURN {
+            let mut claimed = [Vec::new(), Vec::new()];
+            for _ in 0..TURN {
+                for ((side, times), claimed) in sides.iter().zip(&mut times).zip(&mut claimed) {
                     let start = Instant::now();
                     let fetched = api.get(&format!("/projects/{}/fetch_job{query}", side.project)).await.expect(200);
                     times.push(start.elapsed());
                     claimed.push(fetched["job"]["task_id"].as_i64().expect("a job"));
                 }
-                side.refill(&claimed).await;
+            }
+            for (side, claimed) in sides.iter().zip(&claimed) {
+                side.refill(claimed).await;
             }
         }
         let [few, many] = times.map(|mut times| {

@@ -16,7 +16,7 @@ install_missing
 run=(cargo nextest run)
 if ! have cargo-nextest; then
     if [[ -n ${WHATSNEXT_NO_NEXTEST:-} ]]; then
-        run=(cargo test --all-targets)
+        run=(cargo test --lib --bins --tests)
     else
         say "installing cargo-nextest"
         cargo install cargo-nextest --locked
