@@ -26,7 +26,9 @@ enum Came {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cutting_connections_at_random_loses_no_job() {
     const JOBS: usize = 600;
-    const CLIENTS: u64 = 400;
+    const CLIENTS: u64 = 100;
+    // From before the claim begins to after its answer is sent, on a fast machine and on a busy one.
+    const LONGEST_WAITS_MS: [u64; 4] = [4, 20, 100, 500];
     let database = TestDatabase::new().await;
     let server = Server::start(&database).await;
     let api = &server.api;
@@ -34,13 +36,13 @@ async fn cutting_connections_at_random_loses_no_job() {
     let jobs: Vec<Value> = (0..JOBS).map(|_| json!({"name": "j", "task_id": task, "parameters": {}})).collect();
     api.post(&format!("/projects/{project}/jobs/batch"), json!({"jobs": jobs})).await.expect(201);
 
-    let clients = (0..CLIENTS).map(|n| {
+    let waits = LONGEST_WAITS_MS.iter().flat_map(|longest| (0..CLIENTS).map(move |n| Duration::from_micros(longest * 1000 * n / CLIENTS)));
+    let clients = waits.map(|wait| {
         let address = server.address;
         tokio::spawn(async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(claim(project).as_bytes()).await.unwrap();
-            // From before the claim begins to after its answer is sent.
-            sleep(Duration::from_micros(n * 61 % 24_000)).await;
+            sleep(wait).await;
             let early = is_readable(&stream);
             stream.shutdown().await.ok();
             let mut answer = String::new();
@@ -57,7 +59,7 @@ async fn cutting_connections_at_random_loses_no_job() {
     assert_eq!(received.len(), distinct.len(), "no job went to two clients");
     assert!(came.contains(&Came::Never) && !received.is_empty(), "some clients were cut, and some were not");
     // Between the server's last look at the connection and its sending there is a moment, of some microseconds.
-    assert!(late <= 4, "at most 4 of {CLIENTS} answers are sent to a client that has gone, and {late} were");
+    assert!(late <= 4, "at most 4 of {} answers are sent to a client that has gone, and {late} were", came.len());
 
     let count = async |status: &str| -> usize {
         let listed = api.get(&format!("/jobs?project_id={project}&status={status}&limit=1")).await;
