@@ -61,9 +61,13 @@ impl Share {
         Ok(())
     }
 
-    /// Gives everything back.
-    pub fn release(&self) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Makes the share as small as what `bytes` take.
+    pub fn shrink_to(&self, bytes: usize) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits).saturating_sub(bytes.div_ceil(UNIT));
+        if let Some(held) = &mut *held {
+            drop(held.split(surplus));
+        }
     }
 
     /// The body, which holds this share until its last frame was taken. Large bodies are sent in pieces ([`super::reply`]), so that is when nearly all
@@ -110,7 +114,9 @@ mod tests {
         other.grow_to(UNIT).expect("the last one");
         drop(one);
         other.grow_to(4 * UNIT).expect("all is free but its own");
-        other.release();
+        other.shrink_to(UNIT + 1);
+        budget.share().grow_to(2 * UNIT).expect("two were given back");
+        other.shrink_to(0);
         assert!(budget.share().grow_to(5 * UNIT).is_err(), "more than there is");
     }
 }

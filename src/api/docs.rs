@@ -13,7 +13,7 @@ use poem::{
 };
 use poem_openapi::OpenApiService;
 
-use super::{edge::Shared, routes::Resource};
+use super::{edge::Bulk, routes::Resource};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
      worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -91,7 +91,7 @@ fn file(route: Route, path: &str, media_type: &'static str, content: impl Fn() -
             true => response.status(StatusCode::NOT_MODIFIED).finish(),
             false => response.content_type(media_type).body(content),
         };
-        response.extensions_mut().insert(Shared);
+        response.extensions_mut().insert(Bulk::Shared);
         response
     });
     Resource::new(path, vec![(Method::GET, endpoint.map_to_response().boxed())], true).add_to(route)

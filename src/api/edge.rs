@@ -11,7 +11,7 @@ use hyper::body::Body as _;
 use percent_encoding::percent_decode_str;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderName, HeaderValue, StatusCode, Version, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
@@ -58,6 +58,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 impl<E: Endpoint<Output = Response>> Edge<E> {
     async fn answer(&self, mut request: Request, id: String) -> Response {
         let mut line = Line::new(&request);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let deadline = Deadline::after(self.timeout);
         request.set_data(deadline);
         request.set_data(self.limits);
@@ -73,7 +74,7 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         let (error, path) = match result {
             Ok(Ok(Ok(mut response))) => {
                 let path = response.extensions_mut().remove::<MatchedPath>();
-                match held(response, share) {
+                match held(response, &share, is_safe) {
                     Ok(response) => {
                         line.finish(response.status(), path);
                         return finish(response, &id);
@@ -94,32 +95,38 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
 }
 
 /// Bytes of an answer that is too small to be counted.
-const SMALL: u64 = 64 * 1024;
+const SMALL: usize = 64 * 1024;
 
-/// Marks an answer whose bytes the server has in memory anyway.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shared;
+/// What an answer can say of itself, for its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bulk {
+    /// The server has them in memory anyway.
+    Shared,
+    /// What they tell of has happened, whatever the method: there is no way back.
+    Done,
+}
 
-/// An answer that holds its bytes' share of the budget until it is sent; the request's own body is gone by now.
-fn held(mut response: Response, share: Share) -> Result<Response, Error> {
-    share.release();
-    if response.extensions().get::<Shared>().is_some() {
+/// An answer that holds its bytes' share of the budget until it is sent. One that tells of something done is sent even if it does not fit: to be told to
+/// try again, its client would do it twice.
+fn held(mut response: Response, share: &Share, is_safe: bool) -> Result<Response, Error> {
+    let bulk = response.extensions().get::<Bulk>().copied();
+    if bulk == Some(Bulk::Shared) {
         return Ok(response);
     }
     let body: BoxBody<Bytes, io::Error> = response.take_body().into();
-    let length = body.size_hint().lower();
-    let body = match length > SMALL {
-        true => {
-            share.grow_to(usize::try_from(length).unwrap_or(usize::MAX))?;
-            share.held_by(body)
-        }
-        false => body,
-    };
+    let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let counted = if length > SMALL { length } else { 0 };
+    match share.grow_to(counted) {
+        Err(error) if is_safe && bulk.is_none() => return Err(error),
+        Err(_) => {}
+        Ok(()) => share.shrink_to(counted),
+    }
+    let body = if counted > 0 { share.clone().held_by(body) } else { body };
     response.set_body(poem::Body::from(body));
     Ok(response)
 }
 
-/// Refuses a request that does not say whom it is for (RFC 9112, 3.2), and a path or query whose percent-encoding says nothing.
+/// Refuses a request that has no or two Host headers (RFC 9112, 3.2), and a path or query whose percent-encoding says nothing.
 fn check_target(request: &Request) -> Result<(), Error> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
@@ -186,5 +193,26 @@ impl Drop for Line {
             let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
             tracing::info!(method = self.method, duration_ms, "the client went away");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is told to try again does it twice.
+    #[test]
+    fn an_answer_that_does_not_fit_is_refused_only_if_nothing_was_done() {
+        let budget = Budget::new(2 * SMALL);
+        let answer = || Response::builder().body(vec![0; 3 * SMALL]);
+        assert!(held(answer(), &budget.share(), true).is_err(), "a GET can be sent again");
+        assert!(held(answer(), &budget.share(), false).is_ok(), "a POST was done");
+        let mut claim = answer();
+        claim.extensions_mut().insert(Bulk::Done);
+        assert!(held(claim, &budget.share(), true).is_ok(), "a claim was made");
+        let fits = held(Response::builder().body(vec![0; 2 * SMALL]), &budget.share(), true).expect("it fits");
+        assert!(budget.share().grow_to(1).is_err(), "it holds all there is");
+        drop(fits);
+        assert!(budget.share().grow_to(2 * SMALL).is_ok(), "and gives it back");
     }
 }

@@ -211,6 +211,10 @@ impl From<queue::Error> for Error {
 
 impl From<postgres::Error> for Error {
     fn from(error: postgres::Error) -> Self {
+        if matches!(error, postgres::Error::Crowded) {
+            let detail = "The server sends as many large pages as it can. Try again in a moment, or ask for fewer at once.";
+            return Self::unavailable(detail).with_cause(error);
+        }
         if matches!(error, postgres::Error::Busy) {
             return Self::unavailable("The server has more to do than it has connections to its database. Try again in a moment.")
                 .with_cause(error);

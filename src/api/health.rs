@@ -55,11 +55,13 @@ impl Api {
     }
 
     async fn has_database(&self) -> bool {
-        self.has_database.get(async || self.database.ping().await.is_ok()).await
+        let database = self.database.clone();
+        self.has_database.get(async move { database.ping().await.is_ok() }).await
     }
 
     async fn has_redis(&self) -> bool {
-        self.has_redis.get(async || self.redis.ping().await.is_ok()).await
+        let redis = self.redis.clone();
+        self.has_redis.get(async move { redis.ping().await.is_ok() }).await
     }
 }
 
@@ -71,18 +73,22 @@ const FRESH: Duration = Duration::from_millis(100);
 struct Recent(Arc<Mutex<Option<(Instant, bool)>>>);
 
 impl Recent {
-    async fn get(&self, ask: impl AsyncFnOnce() -> bool) -> bool {
+    /// Asks in a task of its own, so that whoever goes away while it is asked costs nothing either.
+    async fn get(&self, ask: impl Future<Output = bool> + Send + 'static) -> bool {
         let arrived = Instant::now();
-        let mut last = self.0.lock().await;
-        match *last {
-            Some((asked, found)) if asked + FRESH > arrived => found,
-            _ => {
-                let asked = Instant::now();
-                let found = ask().await;
-                *last = Some((asked, found));
-                found
-            }
+        let mut last = self.0.clone().lock_owned().await;
+        if let Some((asked, found)) = *last
+            && asked + FRESH > arrived
+        {
+            return found;
         }
+        let asked = tokio::spawn(async move {
+            let asked = Instant::now();
+            let found = ask.await;
+            *last = Some((asked, found));
+            found
+        });
+        asked.await.unwrap_or(false)
     }
 }
 

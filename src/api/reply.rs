@@ -65,8 +65,14 @@ impl Body for Pieces {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let piece = self.0.len().min(PIECE);
-        Poll::Ready((piece > 0).then(|| Ok(Frame::data(self.0.split_to(piece)))))
+        let length = self.0.len().min(PIECE);
+        let piece = self.0.split_to(length);
+        // The last one must not keep the memory of all of them.
+        let piece = if self.0.is_empty() { Bytes::copy_from_slice(&piece) } else { piece };
+        if self.0.is_empty() {
+            self.0 = Bytes::new();
+        }
+        Poll::Ready((length > 0).then(|| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,14 @@ pub enum Refusal {
          on a network where everybody may do everything"
     )]
     AuthMissing,
+    /// A batch could never come in.
+    #[error("in_flight_limit_bytes is {limit}, and a batch may have {batch} (batch_limit_bytes): make it at least twice as large")]
+    InFlight {
+        /// The configured limit.
+        limit: usize,
+        /// The largest body.
+        batch: usize,
+    },
     /// What is sent could be read and changed on the way.
     #[error(
         "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
@@ -35,6 +43,10 @@ impl Settings {
     pub fn refuse_unsafe(&self) -> Result<(), Refusal> {
         if !self.disable_auth {
             return Err(Refusal::AuthMissing);
+        }
+        let (limit, batch) = (self.in_flight_limit_bytes, self.batch_limit_bytes.max(self.body_limit_bytes));
+        if limit < 2 * batch {
+            return Err(Refusal::InFlight { limit, batch });
         }
         if !self.allow_plaintext && !is_loopback(&self.host) {
             return Err(Refusal::Plaintext { host: self.host.clone() });

@@ -2,13 +2,17 @@
 
 use std::{
     io::{self, IoSlice},
-    mem::MaybeUninit,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -19,6 +23,9 @@ use tokio::{
 /// How fast a client must read in the long run, in bytes a second.
 const LEAST_RATE: u64 = 32 * 1024;
 
+/// How many bytes the socket takes before they can be sent.
+const UNSENT: u32 = 128 * 1024;
+
 /// What a request came over; every request has it among its data.
 #[derive(Clone, Default)]
 pub struct Connection(Arc<Mutex<Vec<Receipt>>>);
@@ -27,8 +34,9 @@ pub struct Connection(Arc<Mutex<Vec<Receipt>>>);
 type Receipt = Box<dyn FnOnce() + Send>;
 
 impl Connection {
-    /// Calls `receipt` when all that the answer consists of so far has been given to the socket, and its other side was open the moment before. If that
-    /// does not happen `receipt` is dropped. Bytes on the network may still be lost; nobody can know.
+    /// Calls `receipt` when all that is to be sent so far has been given to the socket, and its other side was open the moment before. If that does not
+    /// happen `receipt` is dropped. Bytes on the network may still be lost; nobody can know. Answers to requests that came together may be sent together,
+    /// and are then received together or not at all.
     pub fn when_sent(&self, receipt: impl FnOnce() + Send + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(receipt));
     }
@@ -59,16 +67,21 @@ struct Blocked {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, connection: Connection, write_timeout: Duration) -> Self {
-        Self { stream, connection, write_timeout, blocked: None }
+    /// # Errors
+    ///
+    /// If the socket is gone already.
+    pub(super) fn new(stream: TcpStream, connection: Connection, write_timeout: Duration) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        // Otherwise Linux tells that there is room only when a third of a buffer of megabytes is free, and a steady reader looks like none. It also keeps
+        // what was given to the socket near to what was sent.
+        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
+        Ok(Self { stream, connection, write_timeout, blocked: None })
     }
 
-    /// Whether the other side has closed, or reset, the connection.
+    /// Whether the other side has closed, or reset, the connection; also if there is something to be read before that.
     fn is_closed(&self) -> bool {
-        match SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]) {
-            Ok(bytes) => bytes == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        let closed = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP | PollFlags::POLLERR;
+        !matches!(poll(&mut [PollFd::new(self.stream.as_fd(), closed)], PollTimeout::ZERO), Ok(0))
     }
 
     fn poll_written(

@@ -49,7 +49,7 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long an answer may wait for its client to read, at first; a client that reads is given more ([`Connection`]).
     pub write_timeout: Duration,
-    /// From the signal to stop until what is still open is cut.
+    /// From when no more connections are accepted until what is still open is cut.
     pub drain_timeout: Duration,
 }
 
@@ -99,7 +99,7 @@ where
     }
     drop(listener);
     if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still running at the end of shutdown_timeout_seconds and were cut");
+        tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
     }
     // What the connections held is given back by then, a job that was on its way to a client among it.
@@ -117,11 +117,10 @@ async fn connection<E>(
 where
     E: Endpoint<Output = Response> + 'static,
 {
-    stream.set_nodelay(true)?;
     let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
     let remote = RemoteAddr(Addr::SocketAddr(peer));
     let connection = Connection::default();
-    let socket = Socket::new(stream, connection.clone(), limits.write_timeout);
+    let socket = Socket::new(stream, connection.clone(), limits.write_timeout)?;
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (endpoint, local, remote, connection) = (endpoint.clone(), local.clone(), remote.clone(), connection.clone());
         async move {

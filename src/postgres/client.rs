@@ -6,13 +6,17 @@
 
 use std::{
     mem,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use deadpool_postgres::{GenericClient, Object};
+use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Error;
+use super::{Error, lanes::Place};
 
 /// What statements can be sent to: a connection, or a transaction on it.
 pub trait Executor: Sync {
@@ -39,6 +43,10 @@ pub struct Client {
     object: Option<Object>,
     busy: AtomicBool,
     tls: MakeRustlsConnect,
+    /// Places for reading large pages, the same for all connections.
+    pub(super) large_pages: Arc<Semaphore>,
+    /// Its place in a lane, if it is in one.
+    _place: Option<Place>,
 }
 
 /// A transaction on a connection: rolled back when dropped, unless committed.
@@ -48,8 +56,8 @@ pub struct Transaction<'a> {
 }
 
 impl Client {
-    pub(super) fn new(object: Object, tls: MakeRustlsConnect) -> Self {
-        Self { object: Some(object), busy: AtomicBool::new(false), tls }
+    pub(super) fn new(object: Object, tls: MakeRustlsConnect, large_pages: Arc<Semaphore>, place: Option<Place>) -> Self {
+        Self { object: Some(object), busy: AtomicBool::new(false), tls, large_pages, _place: place }
     }
 
     /// Begins a transaction.

@@ -9,6 +9,9 @@ pub enum Error {
     /// All connections of the pool stayed in use for as long as one may wait for them.
     #[error("all connections to the database are in use")]
     Busy,
+    /// Others read as many large pages as may be read at a time.
+    #[error("too many large pages are being read")]
+    Crowded,
     /// A page of a list, as it was asked for, has more bytes than one may have.
     #[error("the rows of {name} have more than {limit} bytes")]
     TooLarge {
@@ -62,7 +65,7 @@ impl Error {
 
     fn source(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Self::Busy | Self::TooLarge { .. } | Self::Connection(_) => None,
+            Self::Busy | Self::Crowded | Self::TooLarge { .. } | Self::Connection(_) => None,
             Self::Statement { source, .. } | Self::Transaction(source) => Some(source),
         }
     }

@@ -1,7 +1,8 @@
 //! Fair shares of the pool.
 //!
 //! Transactions that wait for each other's locks wait with a connection in their hands. Those of one project alone could so take every connection and
-//! stop all other projects. So each is in a *lane*, and a lane holds at most half of the pool; the rest of it waits here, without a connection.
+//! stop all other projects. So each is in a *lane*, and a lane holds at most half of the pool; the rest of it waits here, without a connection. (Two projects can
+//! still take everything, and a pool of one connection has only one lane.)
 
 use std::{
     collections::HashMap,

@@ -7,23 +7,27 @@ pub mod migrate;
 pub mod query;
 mod tls;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
 use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{DatabaseTls, Settings};
 
-use lanes::Lanes;
+use lanes::{Lanes, Place};
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
-pub use query::Query;
+pub use query::{LargePage, Query};
 pub use tokio_postgres::{Row, types};
 
 /// How often a transaction that lost a deadlock is run again before the caller is told to.
 const ATTEMPTS: u32 = 5;
+
+/// How many large pages ([`Query::within`]) are read and held at a time.
+const LARGE_PAGES: usize = 4;
 
 /// The settings do not describe a database.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,7 @@ pub struct Database {
     /// One connection for asking whether the database answers, which a full pool must not keep from being asked.
     probe: Pool,
     lanes: Lanes,
+    large_pages: Arc<Semaphore>,
     tls: MakeRustlsConnect,
 }
 
@@ -97,7 +102,13 @@ impl Database {
                 .build()
         };
         let size = settings.database_pool_size;
-        Ok(Self { pool: pool(size)?, probe: pool(1)?, lanes: Lanes::of_pool(size), tls })
+        Ok(Self {
+            pool: pool(size)?,
+            probe: pool(1)?,
+            lanes: Lanes::of_pool(size),
+            large_pages: Arc::new(Semaphore::new(LARGE_PAGES)),
+            tls,
+        })
     }
 
     /// A connection, given back to the pool when dropped.
@@ -106,15 +117,25 @@ impl Database {
     ///
     /// After the configured times: [`Error::Busy`] if all are in use, [`Error::Connection`] if none can be made.
     pub async fn client(&self) -> Result<Client, Error> {
-        self.checkout(&self.pool).await
+        self.checkout(&self.pool, None).await
     }
 
-    async fn checkout(&self, pool: &Pool) -> Result<Client, Error> {
+    /// The same for a change that may wait for a project's locks: those of one project have at most half of the pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::client`].
+    pub async fn client_for(&self, project: i64) -> Result<Client, Error> {
+        let place = self.lanes.enter(project).await;
+        self.checkout(&self.pool, Some(place)).await
+    }
+
+    async fn checkout(&self, pool: &Pool, place: Option<Place>) -> Result<Client, Error> {
         let object = pool.get().await.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => Error::Busy,
             error => Error::Connection(error),
         })?;
-        Ok(Client::new(object, self.tls.clone()))
+        Ok(Client::new(object, self.tls.clone(), self.large_pages.clone(), place))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
@@ -124,10 +145,6 @@ impl Database {
     ///
     /// What `work` returns, or the failure to begin or to commit.
     pub async fn transaction<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
-        let _place = match work.project() {
-            Some(project) => Some(self.lanes.enter(project).await),
-            None => None,
-        };
         let mut attempt = 1;
         loop {
             let result = self.attempt(work).await;
@@ -142,7 +159,10 @@ impl Database {
     }
 
     async fn attempt<W: Work>(&self, work: &W) -> Result<W::Output, W::Error> {
-        let mut client = self.client().await?;
+        let mut client = match work.project() {
+            Some(project) => self.client_for(project).await?,
+            None => self.client().await?,
+        };
         let transaction = client.begin().await?;
         let value = work.run(&transaction).await?;
         transaction.commit().await?;
@@ -155,7 +175,7 @@ impl Database {
     ///
     /// Any [`Error`] if it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        query::schema::PING.one(&self.checkout(&self.probe).await?, &[]).await.map(drop)
+        query::schema::PING.one(&self.checkout(&self.probe, None).await?, &[]).await.map(drop)
     }
 
     /// Closes the pool: waiting checkouts fail, connections end when they are given back.

@@ -4,12 +4,20 @@ use std::{pin::pin, sync::atomic::Ordering};
 
 use deadpool_postgres::GenericClient as _;
 use futures_util::TryStreamExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Error, Executor};
+use super::{Client, Error, Executor};
 
 /// The values of a statement's `$1`, `$2` …
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// From how many bytes on a page is large: few of them are read at a time.
+const LARGE: usize = 1024 * 1024;
+
+/// A place among those who hold a large page, free again when dropped. Whoever goes on holding what was in its rows keeps it.
+#[derive(Debug)]
+pub struct LargePage(#[expect(dead_code, reason = "it is only held")] OwnedSemaphorePermit);
 
 /// One statement of `sql/queries`. It is prepared once a connection and then reused.
 #[derive(Debug, Clone, Copy)]
@@ -28,32 +36,38 @@ impl Query {
         executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
-    /// All rows, if they have at most `limit` bytes together. Of what is larger, no more than that is read.
+    /// All rows, if they have at most `limit` bytes together, or if there is only one. Of what is larger, no more than that and a row is read.
     ///
     /// # Errors
     ///
-    /// Besides those of all statements, [`Error::TooLarge`].
-    pub async fn within(&self, limit: usize, executor: &impl Executor, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let driver = executor.driver();
+    /// Besides those of all statements: [`Error::TooLarge`], and [`Error::Crowded`] if many others read large pages too.
+    pub async fn within(&self, limit: usize, client: &Client, params: Params<'_>) -> Result<(Vec<Row>, Option<LargePage>), Error> {
+        let driver = client.driver();
         let work = async {
             let stream = driver.query_raw(&driver.prepare_cached(self.sql).await?, params.iter().copied()).await?;
             let mut stream = pin!(stream);
-            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let (mut rows, mut bytes, mut place) = (Vec::new(), 0, None);
             while let Some(row) = stream.try_next().await? {
                 bytes += row.raw_size_bytes();
-                if bytes > limit {
-                    return Ok(None);
+                if bytes > limit && !rows.is_empty() {
+                    return Ok(Err(Error::TooLarge { name: self.name, limit }));
+                }
+                if bytes > LARGE && place.is_none() {
+                    match client.large_pages.clone().try_acquire_owned() {
+                        Ok(free) => place = Some(free),
+                        Err(_) => return Ok(Err(Error::Crowded)),
+                    }
                 }
                 rows.push(row);
             }
-            Ok(Some(rows))
+            Ok(Ok((rows, place.map(LargePage))))
         };
-        let rows = executor.watch(work).await.map_err(|error| self.failed(error))?;
-        rows.ok_or_else(|| {
+        let rows = client.watch(work).await.map_err(|error| self.failed(error))?;
+        if rows.is_err() {
             // The rest is still on its way: the connection is of no more use.
-            executor.busy().store(true, Ordering::Relaxed);
-            Error::TooLarge { name: self.name, limit }
-        })
+            client.busy().store(true, Ordering::Relaxed);
+        }
+        rows
     }
 
     /// The only row.
@@ -146,6 +160,7 @@ queries! {
         LIST_BY_TASK = "list_by_task",
         LOCK = "lock",
         PARENTS = "parents",
+        PROJECT = "project",
         SET_STATUS = "set_status",
         UPDATE = "update",
     }

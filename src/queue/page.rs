@@ -1,10 +1,10 @@
 //! Pages of lists.
 
 use super::Result;
-use crate::postgres::{Client, Query, Row, query::Params};
+use crate::postgres::{Client, LargePage, Query, Row, query::Params};
 
 /// How many bytes the rows of a page may have, so that what a server holds for its callers is bounded.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which part of a list is wanted. Lists are in the order of their ids.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +18,14 @@ pub struct Page<Id> {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Listing<T> {
     /// The page.
     pub items: Vec<T>,
     /// How many there are on all pages together.
     pub total: i64,
+    /// Held as long as the page is.
+    large: Option<LargePage>,
 }
 
 impl<T> Listing<T> {
@@ -39,15 +41,15 @@ impl<T> Listing<T> {
         item: impl Fn(&Row) -> T,
         is_empty: impl Fn(&Row) -> bool,
     ) -> Result<Self> {
-        let rows = list.within(MAX_BYTES, client, params).await?;
+        let (rows, large) = list.within(MAX_BYTES, client, params).await?;
         let total = rows.first().map_or(0, |row| row.get("total"));
         let items = rows.iter().filter(|row| !is_empty(row)).map(item).collect();
-        Ok(Self { items, total })
+        Ok(Self { items, total, large })
     }
 
     /// The same page of something else.
     pub fn map<U>(self, item: impl FnMut(T) -> U) -> Listing<U> {
-        Listing { items: self.items.into_iter().map(item).collect(), total: self.total }
+        Listing { items: self.items.into_iter().map(item).collect(), total: self.total, large: self.large }
     }
 }
 

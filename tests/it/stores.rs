@@ -112,9 +112,24 @@ async fn one_project_cannot_take_all_connections() {
         .collect();
     let watcher = database.connect().await;
     eventually("half of the pool waits for the lock", || async { waiting_for_locks(&watcher).await == 2 }).await;
+    // Changes that do not go through the graph wait as well; that they name another project makes no difference.
+    let changing = (0..10).flat_map(|n| {
+        let own = json!({"name": "p", "description": "", "status": "ACTIVE"});
+        let job = json!({"name": "j", "project_id": busy, "task_id": busy_task, "parameters": {}, "status": "RUNNING", "priority": 0, "depends": {}});
+        let mut elsewhere = job.clone();
+        elsewhere["project_id"] = json!(100 + n);
+        [(format!("/projects/{busy}"), own), (format!("/jobs/{parent}"), job), (format!("/jobs/{parent}"), elsewhere)]
+    });
+    let changing: Vec<_> = changing
+        .map(|(path, body)| {
+            let api = api.clone();
+            tokio::spawn(async move { api.put(&path, body).await.status })
+        })
+        .collect();
     for n in 0..20 {
         api.job(other, other_task, &format!("job {n}"), &[]).await;
     }
+    changing.iter().for_each(tokio::task::JoinHandle::abort);
     lock.rollback().await.unwrap();
     futures_util::future::try_join_all(waiting).await.expect("all of them are added");
     database.assert_graph_is_true().await;

@@ -18,7 +18,10 @@ use poem_openapi::{
 
 use super::wire::{Fetched, FetchedJob};
 use crate::{
-    api::reply::{self, Reply},
+    api::{
+        edge::Bulk,
+        reply::{self, Reply},
+    },
     http::Connection,
     queue::jobs::Handover,
 };
@@ -48,6 +51,7 @@ impl IntoResponse for Handed {
         let inner = response.take_body().into();
         let delivery = Delivery { inner, handover: Some(self.handover), connection: self.connection };
         response.set_body(poem::Body::from(delivery.boxed()));
+        response.extensions_mut().insert(Bulk::Done);
         response
     }
 }

@@ -54,6 +54,10 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::OtherProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`], [`Error::Circular`].
     pub async fn update(&self, id: i64, change: &Change) -> Result<Job> {
+        let project_id = self.project_of(id).await?;
+        if change.project_id != project_id {
+            return Err(Error::OtherProject(Thing::Job(id), change.project_id));
+        }
         let work = |graph| Update { id, change, graph };
         let updated = match self.database.transaction(&work(None)).await {
             Ok(Step::NeedsGraph(project_id)) => self.database.transaction(&work(Some(project_id))).await,
@@ -72,7 +76,11 @@ impl Store {
     /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or
     /// deleted since. Returns whether it did.
     pub async fn put_back(&self, id: i64, attempt: i32) -> Result<bool> {
-        let work = |graph| PutBack { id, attempt, graph };
+        let project_id = match self.project_of(id).await {
+            Err(Error::NotFound(_)) => return Ok(false),
+            project_id => project_id?,
+        };
+        let work = |graph| PutBack { id, project_id, attempt, graph };
         let step = match self.database.transaction(&work(None)).await? {
             Step::NeedsGraph(project_id) => self.database.transaction(&work(Some(project_id))).await?,
             step => step,
@@ -89,11 +97,18 @@ impl Store {
     ///
     /// [`Error::NotFound`], and [`Error::Waited`] while a job that has not been started waits for it.
     pub async fn delete(&self, id: i64, project_id: Option<i64>) -> Result<()> {
-        let owner = self.get(id).await?.project_id;
+        let owner = self.project_of(id).await?;
         if project_id.is_some_and(|project_id| project_id != owner) {
             return Err(Error::NotFound(Thing::Job(id)));
         }
         self.database.transaction(&Delete { id, project_id: owner }).await
+    }
+
+    /// The project of a job: known before anything waits for a lock, so that what waits is in the project's lane.
+    async fn project_of(&self, id: i64) -> Result<i64> {
+        let client = self.database.client().await?;
+        let row = jobs::PROJECT.maybe(&client, &[&id]).await?;
+        row.map(|row| row.get("project_id")).ok_or(Error::NotFound(Thing::Job(id)))
     }
 
     /// Deletes a project's pending jobs, and the blocked ones that wait for one of them, so that nothing waits for what is gone. Returns
@@ -137,9 +152,6 @@ impl Work for Update<'_> {
             parents = Some(submit::lock_parents(transaction, project_id, &all).await?);
         }
         let mut locked = lock(transaction, id).await?;
-        if change.project_id != locked.project_id {
-            return Err(Error::OtherProject(Thing::Job(id), change.project_id));
-        }
 
         let mut asked = change.job.depends.clone();
         asked.sort_unstable();
@@ -173,6 +185,7 @@ impl Work for Update<'_> {
 /// Putting a job back, with the project whose graph is to be locked.
 struct PutBack {
     id: i64,
+    project_id: i64,
     attempt: i32,
     graph: Option<i64>,
 }
@@ -182,11 +195,11 @@ impl Work for PutBack {
     type Error = Error;
 
     fn project(&self) -> Option<i64> {
-        self.graph
+        Some(self.project_id)
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<bool>> {
-        let Self { id, attempt, graph } = *self;
+        let Self { id, attempt, graph, .. } = *self;
         if let Some(project_id) = graph {
             sql::LOCK_EXCLUSIVE.maybe(transaction, &[&project_id]).await?;
         }

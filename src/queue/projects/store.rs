@@ -67,7 +67,7 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NameTaken`].
     pub async fn update(&self, id: i64, content: &Content) -> Result<Project> {
-        let client = self.database.client().await?;
+        let client = self.database.client_for(id).await?;
         let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
         row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))
     }

@@ -27,7 +27,7 @@ impl Store {
     ///
     /// [`Error::UnknownProject`], [`Error::NameTaken`].
     pub async fn create(&self, project_id: i64, content: &Content) -> Result<Task> {
-        let client = self.database.client().await?;
+        let client = self.database.client_for(project_id).await?;
         let Content { name, command_template, required_cpu, required_accelerators } = content;
         let row = sql::INSERT.one(&client, &[&project_id, name, command_template, required_cpu, required_accelerators]).await;
         row.map(|row| task(&row)).map_err(|error| match error.constraint() {
@@ -72,12 +72,11 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::OtherProject`], [`Error::NameTaken`].
     pub async fn update(&self, id: i64, change: &Change) -> Result<Task> {
-        if let Some(project_id) = change.project_id
-            && self.get(id).await?.project_id != project_id
-        {
-            return Err(Error::OtherProject(Thing::Task(id), project_id));
+        let owner = self.get(id).await?.project_id;
+        if let Some(other) = change.project_id.filter(|project_id| *project_id != owner) {
+            return Err(Error::OtherProject(Thing::Task(id), other));
         }
-        let client = self.database.client().await?;
+        let client = self.database.client_for(owner).await?;
         let given = change.command_template.is_some();
         let template = change.command_template.clone().flatten();
         let row =
