@@ -10,14 +10,16 @@
 //! | [`http`] | connections: accepting, time-outs, draining |
 //! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
+//! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations |
 //! | [`telemetry`] | logs |
 //! | [`config`] | settings: plain data |
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → {http, api} → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
-//! stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
+//! Imports go down only: `main → cli → app → {http, api} → {queue, limits} → {postgres, redis} → config`. Features on one layer do not import each other, nor
+//! do those inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` and
+//! `limits/store.rs` know redis. `tests/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!
@@ -30,6 +32,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod limits;
 pub mod postgres;
 pub mod queue;
 pub mod redis;

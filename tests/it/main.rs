@@ -10,6 +10,7 @@ mod document;
 mod graph;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod model;
 mod schema;
 mod stores;

@@ -1,0 +1,45 @@
+-- Whether a request may come in: the subject's record and its windows, in one call. Follows window.lua in one script.
+--
+-- KEYS  [the record, if there is a guard] and then one key for each window; all share a hash tag
+-- ARGV  the version that the caller has verified, '' for no guard; then for each window
+--       its limit, its length in ms, the weight, 1 if the subject's own limit goes before the window's
+--
+-- Returns {outcome, then for each window: limit, remaining, reset in ms, verdict (0 admits, n in n ms, -1 never)}.
+-- Outcomes: 0 the record is missing, 1 the subject is gone, 2 its version is another, 3 refused, 4 admitted. Only the last one charges.
+
+local MISSING, GONE, STALE, REFUSED, ADMITTED = 0, 1, 2, 3, 4
+local MAX_LIMIT = 10000000
+
+local clock = call('TIME')
+local now = clock[1] * 1000 + floor(clock[2] / 1000)
+
+local own_limit
+local record_keys = 0
+if ARGV[1] ~= '' then
+  record_keys = 1
+  local record = redis.pcall('HMGET', KEYS[1], 'version', 'expires_at_ms', 'dead', 'limit')
+  if record.err then
+    if not string.find(record.err, 'WRONGTYPE', 1, true) then error(record.err) end
+    return {MISSING}
+  end
+  local version, expires_at, dead, limit = record[1], record[2], record[3], record[4]
+  if dead then return {GONE} end
+  -- What cannot be read is as good as missing: the owner of the record writes it anew.
+  local function is_number(text) return (tonumber(text) or -1) >= 0 end
+  if not version or (expires_at and not is_number(expires_at)) or (limit and not is_number(limit)) then return {MISSING} end
+  if expires_at and tonumber(expires_at) <= now then return {GONE} end
+  if version ~= ARGV[1] then return {STALE} end
+  own_limit = limit and min(floor(tonumber(limit)), MAX_LIMIT)
+end
+
+local windows = {}
+for i = 1, #KEYS - record_keys do
+  local at = i * 4 - 2
+  -- A millisecond more than asked: the clock's are rounded down, so two of them can be up to one further apart than the true times are.
+  local limit, length, weight = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2])
+  if own_limit and ARGV[at + 3] == '1' then limit = own_limit end
+  windows[i] = {KEYS[i + record_keys], limit, length, weight}
+end
+local admits, answer = decide(windows, now)
+table.insert(answer, 1, admits and ADMITTED or REFUSED)
+return answer
