@@ -5,9 +5,9 @@
 --       its limit, its length in ms, the weight, 1 if the subject's own limit goes before the window's
 --
 -- Returns {outcome, then for each window: limit, remaining, reset in ms, verdict (0 admits, n in n ms, -1 never)}.
--- Outcomes: 0 the record is missing, 1 the subject is gone, 2 its version is another, 3 refused, 4 admitted. Only the last one charges.
+-- Outcomes: 0 refused, 1 admitted, 2 the record is missing, 3 the subject is gone, 4 its version is another. Only 1 charges.
 
-local MISSING, GONE, STALE, REFUSED, ADMITTED = 0, 1, 2, 3, 4
+local MISSING, GONE, STALE = 2, 3, 4
 local MAX_LIMIT = 10000000
 
 local clock = call('TIME')
@@ -32,14 +32,11 @@ if ARGV[1] ~= '' then
   own_limit = limit and min(floor(tonumber(limit)), MAX_LIMIT)
 end
 
-local windows = {}
+local looks = {}
 for i = 1, #KEYS - record_keys do
   local at = i * 4 - 2
+  local limit = own_limit and ARGV[at + 3] == '1' and own_limit or tonumber(ARGV[at])
   -- A millisecond more than asked: the clock's are rounded down, so two of them can be up to one further apart than the true times are.
-  local limit, length, weight = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2])
-  if own_limit and ARGV[at + 3] == '1' then limit = own_limit end
-  windows[i] = {KEYS[i + record_keys], limit, length, weight}
+  looks[i] = limit > 0 and look(KEYS[i + record_keys], limit, tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2]), now)
 end
-local admits, answer = decide(windows, now)
-table.insert(answer, 1, admits and ADMITTED or REFUSED)
-return answer
+return decide(looks)

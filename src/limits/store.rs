@@ -202,9 +202,9 @@ async fn run(connection: &mut (impl ConnectionLike + Send), keys: &[String], ver
 /// Reads the script's answer.
 fn admission(answer: &[i64], windows: usize) -> Result<Admission, Error> {
     match answer {
-        [0] => return Ok(Admission::Missing),
-        [1] => return Ok(Admission::Gone),
-        [2] => return Ok(Admission::Stale),
+        [2] => return Ok(Admission::Missing),
+        [3] => return Ok(Admission::Gone),
+        [4] => return Ok(Admission::Stale),
         _ => {}
     }
     let [outcome, standings @ ..] = answer else { return Err(Error::Answer) };
@@ -214,9 +214,9 @@ fn admission(answer: &[i64], windows: usize) -> Result<Admission, Error> {
     }
     let verdict = standings.iter().flatten().map(|standing| standing.verdict).max().unwrap_or(Verdict::Admits);
     match (outcome, verdict) {
-        (3, Verdict::After(ms)) => Ok(Admission::Refused { standings, retry_after_ms: Some(ms) }),
-        (3, Verdict::Never) => Ok(Admission::Refused { standings, retry_after_ms: None }),
-        (4, Verdict::Admits) => Ok(Admission::Admitted { standings }),
+        (0, Verdict::After(ms)) => Ok(Admission::Refused { standings, retry_after_ms: Some(ms) }),
+        (0, Verdict::Never) => Ok(Admission::Refused { standings, retry_after_ms: None }),
+        (1, Verdict::Admits) => Ok(Admission::Admitted { standings }),
         _ => Err(Error::Answer),
     }
 }
@@ -247,21 +247,21 @@ mod tests {
     #[test]
     fn only_an_answer_that_says_so_is_an_admission() {
         assert_eq!(
-            admission(&[4, 10, 9, 60_001, 0, 0, 0, 0, 0], 2).unwrap(),
+            admission(&[1, 10, 9, 60_001, 0, 0, 0, 0, 0], 2).unwrap(),
             Admission::Admitted {
                 standings: vec![Some(Standing { limit: 10, remaining: 9, reset_ms: 60_001, verdict: Verdict::Admits }), None],
             }
         );
-        let refused = [3, 10, 0, 60_001, 700];
+        let refused = [0, 10, 0, 60_001, 700];
         assert!(matches!(admission(&refused, 1), Ok(Admission::Refused { retry_after_ms: Some(700), .. })));
         for wrong in [
             &[][..],
-            &[4][..],
+            &[1][..],
             &[5, 10, 9, 60_001, 0][..],
-            &[4, 10, 9, 60_001][..],
-            &[4, 10, 9, 60_001, 5][..],
-            &[3, 10, 9, 60_001, 0][..],
-            &[4, 10, -9, 60_001, 0][..],
+            &[1, 10, 9, 60_001][..],
+            &[1, 10, 9, 60_001, 5][..],
+            &[0, 10, 9, 60_001, 0][..],
+            &[1, 10, -9, 60_001, 0][..],
         ] {
             assert!(admission(wrong, 1).is_err(), "{wrong:?}");
         }

@@ -17,7 +17,7 @@ local ROUND = 4294967296
 -- The header's fields, or nothing if there is no window in this layout. What is there instead, of whatever type, counts as an empty
 -- window and is replaced by the first admission: trusting it could admit for ever, an error would refuse for ever.
 local function read_header(key)
-  local header = redis.pcall('GETRANGE', key, 0, HEADER - 1)
+  local header = redis.pcall('GETRANGE', key, '0', '43')
   if type(header) == 'table' then
     if not string.find(header.err, 'WRONGTYPE', 1, true) then error(header.err) end
     return nil
@@ -28,7 +28,7 @@ local function read_header(key)
   return capacity, head, count, first, last, ahead, deadline
 end
 
-local function write_header(w)
+local function header(w)
   return pack(LAYOUT, MAGIC, w.capacity, w.head, w.count, w.first % ROUND, w.last, w.ahead, w.deadline)
 end
 
@@ -66,25 +66,26 @@ end
 
 -- A window as it is now, and in `verdict` what it says to a weight: 0 there is room, n there is in n ms, -1 never.
 local function look(key, limit, length, weight, now)
-  local w = {key = key, limit = limit, length = length, weight = weight, now = now, time = now, verdict = 0}
   local capacity, head, count, first, last, ahead, deadline = read_header(key)
   if not capacity then
-    w.capacity, w.head, w.count, w.first, w.last, w.ahead, w.deadline = 0, 0, 0, now, now, 0, 0
-  else
-    w.capacity, w.head, w.count, w.first, w.last, w.ahead, w.deadline = capacity, head, count, last - (last - first) % ROUND, last, ahead, deadline
-    if now + ahead < last then
-      -- The clock went back. This is written even if nothing is charged: if it were not, the clock would stand still for those who are refused.
-      -- The key stays until the same time by the clock; the next charge sees that this is too long.
-      w.ahead, w.deadline = last - now, deadline + last - now - ahead
-      call('SETRANGE', key, 0, write_header(w))
-    end
-    w.time = now + w.ahead
-    local cut = w.time - length
-    if w.last <= cut then
-      w.head, w.count = 0, 0
-    elseif w.first <= cut then
-      skip(w, cut)
-    end
+    capacity, head, count, first, last, ahead, deadline = 0, 0, 0, now, now, 0, 0
+  end
+  -- All fields at once, since a table that grows is slow.
+  local w = {
+    key = key, limit = limit, length = length, weight = weight, verdict = 0, now = now, time = now + ahead,
+    capacity = capacity, head = head, count = count, first = last - (last - first) % ROUND, last = last, ahead = ahead, deadline = deadline,
+  }
+  if w.time < last then
+    -- The clock went back. This is written even if nothing is charged: if it were not, the clock would stand still for those who are refused.
+    -- The key stays until the same time by the clock; the next charge sees that this is too long.
+    w.time, w.ahead, w.deadline = last, last - now, deadline + last - now - ahead
+    call('SETRANGE', key, '0', header(w))
+  end
+  local cut = w.time - length
+  if last <= cut then
+    w.head, w.count = 0, 0
+  elseif w.first <= cut then
+    skip(w, cut)
   end
 
   local needed = max(weight, 1)
@@ -101,7 +102,6 @@ end
 
 -- Writes an admission into a window that was looked at, and has room.
 local function charge(w)
-  local ttl = time_to_live(w.length)
   if w.count == 0 then
     w.ahead, w.time, w.head, w.first, w.deadline = 0, w.now, 0, w.now, 0
   end
@@ -111,13 +111,13 @@ local function charge(w)
   if count <= w.capacity and (w.capacity <= 64 or count * 8 >= w.capacity) then
     local at = (w.head + before) % w.capacity
     local fitting = min(w.weight, w.capacity - at)
-    call('SETRANGE', w.key, HEADER + at * 4, string.rep(time, fitting))
+    call('SETRANGE', w.key, HEADER + at * 4, fitting == 1 and time or string.rep(time, fitting))
     if fitting < w.weight then call('SETRANGE', w.key, HEADER, string.rep(time, w.weight - fitting)) end
     -- Also where the length has changed: longer, and the key must not go too early; shorter, and it need not stay.
     local renew = w.time + w.length > w.deadline or w.time + 2 * w.length < w.deadline
-    if renew then w.deadline = w.time + ttl end
-    call('SETRANGE', w.key, 0, write_header(w))
-    if renew then call('PEXPIRE', w.key, ttl) end
+    if renew then w.deadline = w.time + time_to_live(w.length) end
+    call('SETRANGE', w.key, '0', header(w))
+    if renew then call('PEXPIRE', w.key, time_to_live(w.length)) end
     return
   end
 
@@ -130,32 +130,27 @@ local function charge(w)
     if over > 0 then live = live .. call('GETRANGE', w.key, HEADER, HEADER + over - 1) end
   end
   local room = count < 128 and count * 2 or count + floor(count / 8)
-  w.capacity, w.head, w.deadline = max(count, min(max(room, 12), w.limit)), 0, w.time + ttl
+  w.capacity, w.head, w.deadline = max(count, min(max(room, 12), w.limit)), 0, w.time + time_to_live(w.length)
   local free = string.rep('\0', (w.capacity - count) * 4)
-  call('SET', w.key, write_header(w) .. live .. string.rep(time, w.weight) .. free, 'PX', ttl)
+  call('SET', w.key, header(w) .. live .. string.rep(time, w.weight) .. free, 'PX', time_to_live(w.length))
 end
 
--- Decides over several windows, each {key, limit, length, weight}: charges all, or none if one of them refuses. A limit of 0 is off.
--- Returns whether it admits, and for each window its limit, what remains, in how many ms it is empty, and its verdict, all in one list.
-local function decide(windows, now)
-  local looks, admits = {}, true
-  for i, asked in ipairs(windows) do
-    if asked[2] > 0 then
-      looks[i] = look(asked[1], asked[2], asked[3], asked[4], now)
-      admits = admits and looks[i].verdict == 0
-    end
+-- Decides over windows that were looked at, false for one that is off: charges all, or none if one of them refuses.
+-- Returns {1 admitted or 0 refused, then for each window: its limit, what remains, in how many ms it is empty, its verdict; all 0 if it is off}.
+local function decide(looks)
+  local answer = {1, nil, nil, nil, nil} -- with room for one window
+  for _, w in ipairs(looks) do
+    if w and w.verdict ~= 0 then answer[1] = 0 end
   end
-  local answer = {}
-  for i = 1, #windows do
-    local w = looks[i]
-    local at = i * 4
+  for i, w in ipairs(looks) do
+    local at = i * 4 - 2
     if w then
-      if admits and w.weight > 0 then charge(w) end
-      answer[at - 3], answer[at - 2] = w.limit, max(w.limit - w.count, 0)
-      answer[at - 1], answer[at] = w.count > 0 and w.last + w.length - w.time or 0, w.verdict
+      if answer[1] == 1 and w.weight > 0 then charge(w) end
+      answer[at], answer[at + 1] = w.limit, max(w.limit - w.count, 0)
+      answer[at + 2], answer[at + 3] = w.count > 0 and w.last + w.length - w.time or 0, w.verdict
     else
-      answer[at - 3], answer[at - 2], answer[at - 1], answer[at] = 0, 0, 0, 0
+      answer[at], answer[at + 1], answer[at + 2], answer[at + 3] = 0, 0, 0, 0
     end
   end
-  return admits, answer
+  return answer
 end

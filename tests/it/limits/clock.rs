@@ -68,7 +68,7 @@ async fn no_interval_of_the_length_holds_more_than_the_limit_and_all_of_it_can_b
                     call.arg("").arg(LIMIT).arg(LENGTH_MS).arg(1).arg(0);
                     let (outcome, micros): (i64, u64) = call.invoke_async(&mut connection).await.unwrap();
                     let calls = (admitted.len() + refused.len()) as u64;
-                    if outcome == 4 {
+                    if outcome == 1 {
                         in_all.fetch_add(1, Ordering::Relaxed);
                         admitted.push(micros);
                     } else {

@@ -3,7 +3,7 @@
 -- KEYS  the windows   ARGV  for each step: 'decide', now, then limit, length and weight of each window; or 'reset', now, 1 for each that is reset
 --
 -- A window's key goes when it would go by the test's clock.
--- Returns for each step {admits or not, the answer, which windows went by themselves before it}.
+-- Returns for each step {the answer, which windows went by themselves before it}.
 
 local deadlines, answers = {}, {}
 local at = 1
@@ -15,7 +15,7 @@ while at <= #ARGV do
     gone[i] = deadlines[i] and now >= deadlines[i] and call('DEL', key) or 0
     if gone[i] == 1 then deadlines[i] = nil end
   end
-  local admits, answer = false, {}
+  local answer = {}
   if what == 'reset' then
     for i, key in ipairs(KEYS) do
       if ARGV[at] == '1' then
@@ -25,16 +25,17 @@ while at <= #ARGV do
       at = at + 1
     end
   else
-    local windows = {}
+    local looks = {}
     for i, key in ipairs(KEYS) do
-      windows[i] = {key, tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])}
+      local limit, length, weight = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+      looks[i] = limit > 0 and look(key, limit, length, weight, now)
       at = at + 3
     end
-    admits, answer = decide(windows, now)
+    answer = decide(looks)
     for i, key in ipairs(KEYS) do
       if lives[key] then deadlines[i], lives[key] = now + lives[key], nil end
     end
   end
-  answers[#answers + 1] = {admits and 1 or 0, answer, gone}
+  answers[#answers + 1] = {answer, gone}
 end
 return answers

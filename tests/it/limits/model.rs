@@ -209,13 +209,13 @@ fn compare(private: &Private, script: &Script, sequence: &Sequence, seen: &mut S
     }
     let mut connection = private.client.get_connection().unwrap();
     redis::cmd("DEL").arg(&keys).exec(&mut connection).unwrap();
-    let answers: Vec<(bool, Vec<i64>, Vec<bool>)> =
+    let answers: Vec<(Vec<i64>, Vec<bool>)> =
         call.invoke::<Value>(&mut connection).and_then(|value| Ok(redis::from_redis_value(value)?)).unwrap();
 
     let mut logs = vec![Log::default(); keys.len()];
     // The length that each window's key is kept for: that of its last charge.
     let mut kept = vec![0; keys.len()];
-    for (step, (Timed { now_ms, what }, (admits, answer, gone))) in timed.iter().zip(&answers).enumerate() {
+    for (step, (Timed { now_ms, what }, (answer, gone))) in timed.iter().zip(&answers).enumerate() {
         for ((log, kept), _) in logs.iter_mut().zip(&kept).zip(gone).filter(|(_, gone)| **gone) {
             let look = Ask { limit: 1, length_ms: *kept, weight: 0 };
             prop_assert_eq!(decide(*now_ms, &mut [(log, look)]).standings[0].unwrap().reset_ms, 0, "step {} forgets too early", step);
@@ -230,10 +230,11 @@ fn compare(private: &Private, script: &Script, sequence: &Sequence, seen: &mut S
             }
         };
         let decision = decide(*now_ms, &mut logs.iter_mut().zip(asks.iter().copied()).collect::<Vec<_>>());
-        let expected: Vec<i64> = decision.standings.iter().flat_map(numbers).collect();
+        let admits = decision.verdict == Verdict::Admits;
+        let mut expected = vec![i64::from(admits)];
+        expected.extend(decision.standings.iter().flat_map(numbers));
         prop_assert_eq!(&expected, answer, "step {} at {} asked {:?}", step, now_ms, asks);
-        prop_assert_eq!(*admits, decision.verdict == Verdict::Admits, "step {} at {} asked {:?}", step, now_ms, asks);
-        if *admits {
+        if admits {
             kept.iter_mut().zip(asks).filter(|(_, ask)| ask.limit > 0 && ask.weight > 0).for_each(|(kept, ask)| *kept = ask.length_ms);
         }
         seen.decisions += 1;
@@ -268,9 +269,9 @@ fn hold(cases: u32, sequences: impl Strategy<Value = Sequence>) -> Seen {
 
 #[test]
 fn small_windows_decide_as_their_model_does() {
-    let seen = hold(3_000, sequences(1_u32..12, 20..60));
-    assert!(seen.decisions > 100_000 && seen.windows > 200_000, "{seen:?}");
-    assert!(seen.refused > 20_000 && seen.never > 2_000 && seen.gone > 1_000, "{seen:?}");
+    let seen = hold(2_500, sequences(1_u32..12, 20..60));
+    assert!(seen.decisions > 80_000 && seen.windows > 140_000, "{seen:?}");
+    assert!(seen.refused > 16_000 && seen.never > 2_000 && seen.gone > 1_000, "{seen:?}");
 }
 
 #[test]
