@@ -203,7 +203,9 @@ fn compare(private: &Private, script: &Script, sequence: &Sequence, seen: &mut S
             }
             What::Reset(which) => {
                 call.arg("reset").arg(now_ms);
-                which.iter().for_each(|which| drop(call.arg(u8::from(*which))));
+                for which in which {
+                    call.arg(u8::from(*which));
+                }
             }
         }
     }
