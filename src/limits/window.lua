@@ -72,7 +72,7 @@ local function look(key, limit, length, weight, now)
   end
   -- All fields at once, since a table that grows is slow.
   local w = {
-    key = key, limit = limit, length = length, weight = weight, verdict = 0, now = now, time = now + ahead,
+    key = key, limit = limit, length = length, weight = weight, verdict = 0, time = now + ahead,
     capacity = capacity, head = head, count = count, first = last - (last - first) % ROUND, last = last, ahead = ahead, deadline = deadline,
   }
   if w.time < last then
@@ -102,9 +102,7 @@ end
 
 -- Writes an admission into a window that was looked at, and has room.
 local function charge(w)
-  if w.count == 0 then
-    w.ahead, w.time, w.head, w.first, w.deadline = 0, w.now, 0, w.now, 0
-  end
+  if w.count == 0 then w.head, w.first = 0, w.time end
   local before, count, time = w.count, w.count + w.weight, pack('<I4', w.time % ROUND)
   w.last, w.count = w.time, count
 

@@ -131,10 +131,7 @@ impl Log {
         while self.times.front().is_some_and(|then| then + ask.length_ms <= time) {
             self.times.pop_front();
         }
-        if self.times.is_empty() {
-            self.ahead = 0;
-        }
-        self.times.extend((0..ask.weight).map(|_| now_ms + self.ahead));
+        self.times.extend((0..ask.weight).map(|_| time));
         Standing { remaining: before.remaining - ask.weight, reset_ms: ask.length_ms, ..before }
     }
 }
