@@ -24,8 +24,8 @@
 //!
 //! An error is never an admission. One call is one script, which Redis runs by itself, so nothing is lost between looking and charging. A call whose
 //! answer got lost may have been charged. If Redis runs out of memory, or is a replica that takes no writes, in the middle of charging several
-//! windows, the first of them stay charged: too much, never too little. A Redis that evicts keys (`maxmemory-policy`
-//! other than `noeviction` or `volatile-ttl`) can forget a window that is in use.
+//! windows, the first of them stay charged: too much, never too little. A Redis that is told to evict keys (`maxmemory-policy` other than `noeviction`)
+//! can forget a window that is in use.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -44,7 +44,7 @@ pub struct Window {
     pub name: &'static str,
     /// How many it may hold, at most [`MAX_LIMIT`]. 0 is off.
     pub limit: u32,
-    /// Its length, in whole milliseconds: from 1 to [`MAX_LENGTH_MS`].
+    /// Its length: from 1 to [`MAX_LENGTH_MS`], parts of a millisecond left out.
     pub length: Duration,
     /// How many come at once. 0 takes nothing and only looks whether one could come; if not, that is a refusal too.
     pub weight: u32,
@@ -86,7 +86,9 @@ pub enum Admission {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A window is asked for that cannot be kept.
-    #[error("the window {name} has a limit over {MAX_LIMIT}, or a length that is not between 1 ms and {MAX_LENGTH_MS} ms")]
+    #[error(
+        "the window {name} is asked for twice, has a limit over {MAX_LIMIT}, or a length that is not between 1 ms and {MAX_LENGTH_MS} ms"
+    )]
     Window {
         /// Its name.
         name: &'static str,
@@ -141,9 +143,10 @@ impl Limits {
         let mut keys = Vec::with_capacity(windows.len() + 1);
         let mut asked = Vec::with_capacity(4 * windows.len());
         keys.extend(guard.map(|_| self.record_key(subject)));
-        for Window { name, limit, length, weight, own_limit } in windows {
+        for (i, Window { name, limit, length, weight, own_limit }) in windows.iter().enumerate() {
             let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-            if *limit > MAX_LIMIT || !(1..=MAX_LENGTH_MS).contains(&length_ms) {
+            let twice = windows[..i].iter().any(|window| window.name == *name);
+            if twice || *limit > MAX_LIMIT || !(1..=MAX_LENGTH_MS).contains(&length_ms) {
                 return Err(Error::Window { name });
             }
             keys.push(self.window_key(subject, name));

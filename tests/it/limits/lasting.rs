@@ -152,6 +152,8 @@ async fn windows_that_are_off_or_too_small_or_too_large() {
     for wrong in [window(MAX_LIMIT + 1, 60_000), window(1, 0), window(1, 2_000_000_001)] {
         assert!(matches!(limits.admit(&mut connection, "k", None, &[wrong]).await, Err(Error::Window { name: "api" })));
     }
+    let twice = [window(1, 60_000), window(1, 60_000)];
+    assert!(matches!(limits.admit(&mut connection, "k", None, &twice).await, Err(Error::Window { name: "api" })));
     assert_eq!(private.keys(), Vec::<String>::new());
     let largest = Window { weight: 100_000, ..window(MAX_LIMIT, 2_000_000_000) };
     assert_eq!(admitted(limits.admit(&mut connection, "k", None, &[largest]).await.unwrap())[0].unwrap().remaining, MAX_LIMIT - 100_000);
