@@ -25,11 +25,14 @@ if ARGV[1] ~= '' then
   local version, expires_at, dead, limit = record[1], record[2], record[3], record[4]
   if dead then return {GONE} end
   -- What cannot be read is as good as missing: the owner of the record writes it anew.
-  local function is_number(text) return (tonumber(text) or -1) >= 0 end
-  if not version or (expires_at and not is_number(expires_at)) or (limit and not is_number(limit)) then return {MISSING} end
+  local function is_whole(text)
+    local number = tonumber(text)
+    return number and number >= 0 and number == floor(number)
+  end
+  if not version or (expires_at and not is_whole(expires_at)) or (limit and not is_whole(limit)) then return {MISSING} end
   if expires_at and tonumber(expires_at) <= now then return {GONE} end
   if version ~= ARGV[1] then return {STALE} end
-  own_limit = limit and min(floor(tonumber(limit)), MAX_LIMIT)
+  own_limit = limit and min(tonumber(limit), MAX_LIMIT)
 end
 
 local looks = {}

@@ -49,6 +49,7 @@ async fn only_the_record_that_was_verified_is_admitted_and_nothing_else_is_charg
         (&[("version", "7"), ("limit", "many")], Admission::Missing),
         (&[("version", "7"), ("limit", "-1")], Admission::Missing),
         (&[("version", "7"), ("limit", "nan")], Admission::Missing),
+        (&[("version", "7"), ("limit", "0.5")], Admission::Missing),
         (&[("version", "7"), ("expires_at_ms", "soon")], Admission::Missing),
         (&[("version", "7"), ("expires_at_ms", "nan")], Admission::Missing),
         (&[("version", "7"), ("dead", "1")], Admission::Gone),
