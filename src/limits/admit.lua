@@ -7,11 +7,8 @@
 -- Returns {outcome, then for each window: limit, remaining, reset in ms, verdict (0 admits, n in n ms, -1 never)}.
 -- Outcomes: 0 refused, 1 admitted, 2 the record is missing, 3 the subject is gone, 4 its version is another. Only 1 charges.
 
-local MISSING, GONE, STALE = 2, 3, 4
-local MAX_LIMIT = 10000000
-
 local clock = call('TIME')
-local now = clock[1] * 1000 + floor(clock[2] / 1000)
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local own_limit
 local record_keys = 0
@@ -20,19 +17,16 @@ if ARGV[1] ~= '' then
   local record = redis.pcall('HMGET', KEYS[1], 'version', 'expires_at_ms', 'dead', 'limit')
   if record.err then
     if not string.find(record.err, 'WRONGTYPE', 1, true) then error(record.err) end
-    return {MISSING}
+    return {2}
   end
   local version, expires_at, dead, limit = record[1], record[2], record[3], record[4]
-  if dead then return {GONE} end
-  -- What cannot be read is as good as missing: the owner of the record writes it anew.
-  local function is_whole(text)
-    local number = tonumber(text)
-    return number and number >= 0 and number == floor(number)
+  if dead then return {3} end
+  if not version or (expires_at and not string.find(expires_at, '^%d+$')) or (limit and not string.find(limit, '^%d+$')) then
+    return {2} -- as good as missing: the owner of the record writes it anew
   end
-  if not version or (expires_at and not is_whole(expires_at)) or (limit and not is_whole(limit)) then return {MISSING} end
-  if expires_at and tonumber(expires_at) <= now then return {GONE} end
-  if version ~= ARGV[1] then return {STALE} end
-  own_limit = limit and min(tonumber(limit), MAX_LIMIT)
+  if expires_at and tonumber(expires_at) <= now then return {3} end
+  if version ~= ARGV[1] then return {4} end
+  own_limit = limit and math.min(tonumber(limit), 10000000)
 end
 
 local looks = {}

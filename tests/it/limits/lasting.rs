@@ -98,13 +98,11 @@ async fn what_is_no_window_counts_as_an_empty_one_and_is_replaced() {
     let good: Vec<u8> = connection.get(&key).await.unwrap();
     let mut another_layout = good.clone();
     another_layout[0] ^= 1;
-    let cut = good[..good.len() - 1].to_vec();
-    let longer = [&good[..], &[0; 4]].concat();
     let mut too_many = good.clone();
     too_many[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut no_room = good[..44].to_vec();
     no_room[4..16].copy_from_slice(&[0; 12]);
-    let strings = [b"".to_vec(), b"garbage".to_vec(), vec![0; 44], vec![255; 4_000], another_layout, cut, longer, too_many, no_room];
+    let strings = [b"".to_vec(), b"garbage".to_vec(), vec![0; 44], vec![255; 4_000], another_layout, too_many, no_room];
     let mut cases: Vec<redis::Cmd> = strings.iter().map(|string| cmd("SET").arg(&key).arg(string).to_owned()).collect();
     cases.push(cmd("LPUSH").arg(&key).arg("x").to_owned());
     cases.push(cmd("HSET").arg(&key).arg("x").arg(1).to_owned());
@@ -120,6 +118,32 @@ async fn what_is_no_window_counts_as_an_empty_one_and_is_replaced() {
         }
         refused(limits.admit(&mut connection, "k", None, &windows).await.unwrap());
         assert!(time_to_live(&mut connection, &key).await > 0);
+    }
+}
+
+/// Nobody does this, and nothing good comes of it, but not for longer than a length.
+#[tokio::test]
+async fn a_window_that_something_has_cut_is_whole_again_after_a_length() {
+    let private = Private::new();
+    let mut connection = private.connect().await;
+    let key = private.limits.window_key("k", "api");
+    let windows = [window(10, 100)];
+    for length in [44, 46, 50, 60, 79] {
+        for _ in 0..10 {
+            admitted(private.limits.admit(&mut connection, "k", None, &windows).await.unwrap());
+        }
+        let whole: Vec<u8> = connection.get(&key).await.unwrap();
+        connection.set::<_, _, ()>(&key, &whole[..length]).await.unwrap();
+        for weight in [1, 3, 7] {
+            let answer = private.limits.admit(&mut connection, "k", None, &[Window { weight, ..windows[0] }]).await;
+            assert!(!matches!(answer, Ok(Admission::Admitted { .. })), "{answer:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(110)).await;
+        for _ in 0..10 {
+            admitted(private.limits.admit(&mut connection, "k", None, &windows).await.unwrap());
+        }
+        refused(private.limits.admit(&mut connection, "k", None, &windows).await.unwrap());
+        private.limits.reset(&mut connection, "k", &["api"]).await.unwrap();
     }
 }
 

@@ -50,6 +50,7 @@ async fn only_the_record_that_was_verified_is_admitted_and_nothing_else_is_charg
         (&[("version", "7"), ("limit", "-1")], Admission::Missing),
         (&[("version", "7"), ("limit", "nan")], Admission::Missing),
         (&[("version", "7"), ("limit", "0.5")], Admission::Missing),
+        (&[("version", "7"), ("limit", "")], Admission::Missing),
         (&[("version", "7"), ("expires_at_ms", "soon")], Admission::Missing),
         (&[("version", "7"), ("expires_at_ms", "nan")], Admission::Missing),
         (&[("version", "7"), ("dead", "1")], Admission::Gone),
@@ -118,6 +119,6 @@ async fn the_subjects_own_limit_goes_before_that_of_windows_which_take_it() {
     assert_eq!(limits(admitted(subject.admit(&both).await)), [None, Some((3, 0))]);
     subject.record(&[("version", "7")]).await;
     assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((3, 0))]);
-    subject.record(&[("version", "7"), ("limit", "1e300")]).await;
+    subject.record(&[("version", "7"), ("limit", "99999999999999999999")]).await;
     assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((10_000_000, 9_999_996))]);
 }
