@@ -14,10 +14,13 @@ const ADMIT: &str = include_str!("../src/limits/admit.lua");
 const BY_CLOCK: &str = include_str!("limits/by_clock.lua");
 const ADVERSARY: &str = include_str!("limits/adversary.lua");
 
-/// How long one cell is measured, each time.
-const TURN: Duration = Duration::from_millis(700);
+/// How long it is one way's turn, before it is another's.
+const TURN: Duration = Duration::from_millis(90);
 
-/// How often.
+/// How many turns make a figure.
+const TURNS: u32 = 8;
+
+/// How many figures there are in a cell.
 const REPEATS: usize = 3;
 
 /// How many clients there are, each with a window of its own.
@@ -142,6 +145,8 @@ async fn speed(client: &Client, connection: &mut MultiplexedConnection, ways: &[
     println!("Decisions a second, three times each; in brackets the part that was admitted.\n");
     println!("| | {} |", ways.iter().map(|way| way.name).collect::<Vec<_>>().join(" | "));
     println!("| --- |{}", " --- |".repeat(ways.len()));
+    let connect = (0..TASKS).map(|_| client.get_multiplexed_async_connection());
+    let connections = futures_util::future::try_join_all(connect).await.unwrap();
     for case in CASES {
         for pipelined in [true, false] {
             clear(connection).await;
@@ -156,15 +161,21 @@ async fn speed(client: &Client, connection: &mut MultiplexedConnection, ways: &[
             let mut cells = vec![String::new(); ways.len()];
             let mut parts = vec![(0, 0); ways.len()];
             for _ in 0..REPEATS {
-                for (way, (cell, part)) in ways.iter().zip(cells.iter_mut().zip(&mut parts)) {
-                    let start = Instant::now();
-                    let (asked, admitted) = match pipelined {
-                        true => in_pipelines(connection, way, case).await,
-                        false => one_at_a_time(client, way, case).await,
-                    };
-                    *part = (part.0 + asked, part.1 + admitted);
+                let mut turns = vec![(0, Duration::ZERO); ways.len()];
+                for _ in 0..TURNS {
+                    for (way, (turn, part)) in ways.iter().zip(turns.iter_mut().zip(&mut parts)) {
+                        let start = Instant::now();
+                        let (asked, admitted) = match pipelined {
+                            true => in_pipelines(connection, way, case).await,
+                            false => one_at_a_time(&connections, way, case).await,
+                        };
+                        *turn = (turn.0 + asked, turn.1 + start.elapsed());
+                        *part = (part.0 + asked, part.1 + admitted);
+                    }
+                }
+                for ((asked, time), cell) in turns.into_iter().zip(&mut cells) {
                     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-                    cell.push_str(&format!("{:.0}k ", asked as f64 / start.elapsed().as_secs_f64() / 1_000.0));
+                    cell.push_str(&format!("{:.0}k ", asked as f64 / time.as_secs_f64() / 1_000.0));
                 }
             }
             let how = if pipelined { format!("{PIPELINE} together") } else { format!("{TASKS} at once") };
@@ -189,10 +200,9 @@ async fn in_pipelines(connection: &mut MultiplexedConnection, way: &Way, case: C
     (asked, admitted)
 }
 
-async fn one_at_a_time(client: &Client, way: &Way, case: Case) -> (usize, usize) {
+async fn one_at_a_time(connections: &[MultiplexedConnection], way: &Way, case: Case) -> (usize, usize) {
     let start = Instant::now();
-    let tasks = (0..TASKS).map(|task| async move {
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let tasks = connections.iter().cloned().enumerate().map(|(task, mut connection)| async move {
         let (mut asked, mut admitted) = (0, 0);
         while start.elapsed() < TURN {
             let question = way.ask((asked * 7 + task * 19) % case.subjects, case.limit, case.length_ms);

@@ -5,18 +5,19 @@
 -- clock has stepped back. An admission writes its entries and the header; now and then the ring is laid out anew, twice as large, or an eighth
 -- larger where it is large already.
 --
--- The header, 44 bytes: <I4 magic, I4 capacity, I4 head, I4 count, I4 first, I8 last, I8 ahead, I8 deadline. Another layout gets another magic, which
--- is "WWL1". Head is where the oldest entry is; first and last are the times of the oldest and the newest; deadline is when the key ends.
+-- The header, 44 bytes: <I4 magic, I4 capacity, I4 head, I4 count, I4 first, I8 last, I8 ahead, I8 deadline. The magic is "WWL1"; another layout
+-- gets another one. Head is where the oldest entry is; first and last are the times of the oldest and the newest; deadline is when the key ends.
 --
--- Times are those of the log: the clock's plus `ahead`. Those in the ring, and `first`, are their low 32 bits. A charge leaves nothing in the ring that is
--- older than a length before `last`, and a length is less than 2^31, so `last` tells what the whole time is.
+-- Times are those of the log: the clock's plus `ahead`. Those in the ring, and `first`, are their low 32 bits. A charge leaves nothing in the ring
+-- that is older than a length before `last`, and a length is less than 2^31, so `last` tells what the whole time is.
 --
 -- A script is made anew for each call, and every function and every local that a function captures costs something each time. Hence few
 -- functions, and plain numbers: 44 for the header's size, 4294967296 for 2^32.
 
 local call, unpack = redis.call, struct.unpack
 
--- The time of the i-th oldest entry, from 0. In a string that something else has cut this is an error, for a length: then `last` says that all have left.
+-- The time of the i-th oldest entry, from 0. In a string that something else has cut this is an error, for a length at most: then `last` says that
+-- all have left.
 local function entry(w, i)
   local at = 44 + (w.head + i) % w.capacity * 4
   return w.last - (w.last - unpack('<I4', call('GETRANGE', w.key, at, at + 3))) % 4294967296
@@ -24,7 +25,7 @@ end
 
 local function header(w)
   local first = w.first % 4294967296
-  return struct.pack('<I4I4I4I4I4I8I8I8', 827083607, w.capacity, w.head, w.count, first, w.last, w.ahead, w.deadline)
+  return struct.pack('<I4I4I4I4I4I8I8I8', 827086679, w.capacity, w.head, w.count, first, w.last, w.ahead, w.deadline)
 end
 
 -- A window as it is now, and in `verdict` what it says to a weight: 0 there is room, n there is in n ms, -1 never.
@@ -36,7 +37,7 @@ local function look(key, limit, length, weight, now)
   elseif stored.err and not string.find(stored.err, 'WRONGTYPE', 1, true) then
     error(stored.err)
   end
-  if magic ~= 827083607 or count > capacity or head >= capacity then
+  if magic ~= 827086679 or count > capacity or head >= capacity then
     -- There is nothing, or no window in this layout. Whatever it is, and of whatever type, counts as an empty window and is replaced by the first
     -- admission: trusting it could admit for ever, an error would refuse for ever.
     capacity, head, count, first, last, ahead, deadline = 0, 0, 0, now, now, 0, 0

@@ -1,4 +1,4 @@
--- Comes before window.lua in one script, and takes the lives of keys from Redis: the test's clock is not Redis's. Each is noted in `lives`, by its key.
+-- Comes before window.lua in one script, and takes the lives of keys from Redis, since the test's clock is not Redis's. They are noted in `lives`.
 
 local lives, real = {}, redis
 local redis = {
