@@ -9,6 +9,7 @@
 //! | [`app`] | one server put together, and how it runs and stops |
 //! | [`http`] | connections: accepting, time-outs, draining |
 //! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
+//! | [`access`] | who may do what: keys, permissions, where a request comes from |
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations |
 //! | [`telemetry`] | logs |
@@ -16,8 +17,9 @@
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → {http, api} → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
-//! stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
+//! Imports go down only: `main → cli → app → {http, api} → {queue, access} → {postgres, redis} → config`. Those of one layer do not import each other, nor do
+//! the features inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows
+//! redis. `tests/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!
@@ -25,6 +27,7 @@
 //! - A claimed job has a client that received it, or goes back ([`queue::jobs::Handover`]).
 //! - A 5xx says nothing of the inside; the log says it, under the request's id ([`api::Error`]).
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod cli;

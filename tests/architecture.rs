@@ -11,7 +11,8 @@ use std::{
 use syn::{UseTree, visit::Visit};
 
 /// The layers, from the top. A module may use those below its own layer, and itself.
-const LAYERS: [&[&str]; 7] = [&["main"], &["cli"], &["app"], &["http", "api"], &["queue"], &["postgres", "redis"], &["config"]];
+const LAYERS: [&[&str]; 7] =
+    [&["main"], &["cli"], &["app"], &["http", "api"], &["queue", "access", "limits"], &["postgres", "redis"], &["config"]];
 
 /// May be used by the top three only, and uses nothing but the settings.
 const TELEMETRY: &str = "telemetry";
