@@ -3,11 +3,14 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`key`] | API keys and short-lived tokens: how they are written, and read |
+//! | [`address`] | where a request comes from, behind trusted proxies |
 //! | [`permission`] | scopes, roles, grants, and what follows from them |
 
+pub mod address;
 mod base62;
 pub mod key;
 pub mod permission;
 
+pub use address::{ClientAddress, ForwardedHeader, TrustedProxies};
 pub use key::{Key, KeyId, Malformed, Token};
 pub use permission::{Decision, Grants, Power, Role, Scope, Scopes, Visible};
