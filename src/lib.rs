@@ -17,9 +17,9 @@
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → {http, api} → {queue, access} → {postgres, redis} → config`. Those of one layer do not import each other, nor do
-//! the features inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows
-//! redis. `tests/architecture.rs` enforces it.
+//! Imports go down only: `main → cli → app → {http, api} → {queue, access} → {postgres, redis} → config`. Those of one layer do not import
+//! each other, nor do the features inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows
+//! tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!

@@ -1,7 +1,8 @@
 //! What a key or a user may do: scopes, the roles that bundle them, and the projects in which they hold.
 //!
-//! A [`Power`] gives each project a set of scopes. A key may do what both itself and its user may: [`Power::meet`], the intersection project by project. So
-//! nothing that a key says of itself makes it more than its user, and a user who loses a project takes it from all of their keys.
+//! A [`Power`] gives each project a set of scopes. A key may do what both itself and its user may: [`Power::meet`], the intersection
+//! project by project. So nothing that a key says of itself makes it more than its user, and a user who loses a project takes it from all
+//! of their keys.
 //!
 //! # Where there is no project
 //!
@@ -14,9 +15,9 @@
 //!
 //! # What is hidden
 //!
-//! A project in which a key may do nothing at all is [`Invisible`](Decision::Invisible), answered in the same way as one that does not exist. Every role includes
-//! `read`, so these are the projects that may not be read. A key whose own scopes leave out `read` can still, say, claim in its projects; it is told which scope
-//! it lacks, because it knows already that they exist.
+//! A project in which a key may do nothing at all is [`Invisible`](Decision::Invisible), answered in the same way as one that does not
+//! exist. Every role includes `read`, so these are the projects that may not be read. A key whose own scopes leave out `read` can still,
+//! say, claim in its projects; it is told which scope it lacks, because it knows already that they exist.
 
 use std::collections::BTreeMap;
 
@@ -218,7 +219,8 @@ impl Power {
     /// May do everything.
     pub const FULL: Self = Self(Reach::Everywhere(Scopes::ALL));
 
-    /// What these scopes allow where these grants hold: a key's own part. For a user, whose grants alone count, the scopes are [`Scopes::ALL`].
+    /// What these scopes allow where these grants hold: a key's own part. For a user, whose grants alone count, the scopes are
+    /// [`Scopes::ALL`].
     #[must_use]
     pub fn new(scopes: Scopes, grants: &Grants) -> Self {
         match grants {

@@ -11,8 +11,9 @@ pub(super) enum Element<'a> {
 
 /// Goes through a line's elements from the right, and takes what it looks at from the bytes that are left.
 ///
-/// Commas inside of quoted strings (RFC 9110, section 5.6.4) do not count, if there can be any. Which quotation mark begins a string and which ends it is told from the
-/// right, where the proxies wrote: in what is well-formed this is the same as from the left, and it cannot be upset by what comes before.
+/// Commas inside of quoted strings (RFC 9110, section 5.6.4) do not count, if there can be any. Which quotation mark begins a string and
+/// which ends it is told from the right, where the proxies wrote: in what is well-formed this is the same as from the left, and it cannot
+/// be upset by what comes before.
 pub(super) struct FromTheRight<'a, 'b> {
     /// Not looked at yet; `None` after the first element of the line.
     rest: Option<&'a [u8]>,
@@ -50,8 +51,8 @@ impl<'a> Iterator for FromTheRight<'a, '_> {
     }
 }
 
-/// Whether what follows is escaped by an odd number of backslashes. As many as an element can sensibly have are counted: what has more is no
-/// address however it is cut.
+/// Whether what follows is escaped by an odd number of backslashes. As many as an element can sensibly have are counted: what has more is
+/// no address however it is cut.
 fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take(64).take_while(|byte| **byte == b'\\').count() % 2 == 1
 }

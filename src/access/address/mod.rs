@@ -2,19 +2,21 @@
 //!
 //! # The walk
 //!
-//! A peer that is not a trusted proxy **is** the address, whatever its headers say. If it is one, the configured header is read from the right, where the nearest
-//! proxy wrote, to the first address that is not a trusted proxy: that one is the client, and nothing to the left of it is looked at, since the client could
-//! have written it. If every address is a trusted proxy, the one furthest to the left that was looked at is.
+//! A peer that is not a trusted proxy **is** the address, whatever its headers say. If it is one, the configured header is read from the
+//! right, where the nearest proxy wrote, to the first address that is not a trusted proxy: that one is the client, and nothing to the left
+//! of it is looked at, since the client could have written it. If every address is a trusted proxy, the one furthest to the left that was
+//! looked at is.
 //!
-//! Whatever is not an address (`unknown`, `_hidden`, an empty element, garbage) ends the walk at the last trusted proxy. Such requests share that proxy's limits;
-//! the alternative would be to believe what is further to the left, and let a client choose whose limits it uses up.
+//! Whatever is not an address (`unknown`, `_hidden`, an empty element, garbage) ends the walk at the last trusted proxy. Such requests
+//! share that proxy's limits; the alternative would be to believe what is further to the left, and let a client choose whose limits it uses
+//! up.
 //!
-//! Only one header is read, the one that the proxies are known to set. Proxies set one of the two and hand the other through as the client wrote it, so reading both,
-//! or the other where one is missing, would be to believe the client.
+//! Only one header is read, the one that the proxies are known to set. Proxies set one of the two and hand the other through as the client
+//! wrote it, so reading both, or the other where one is missing, would be to believe the client.
 //!
-//! The walk reads from the right and never needs what is to the left of the element it is at. So it costs no more for an endless header (at most [`MAX_ELEMENTS`]
-//! elements and [`MAX_BYTES`] bytes are looked at; what lies beyond ends the walk), and nothing that a client writes, such as a quotation mark that is never
-//! closed, changes how that which proxies append to it is read.
+//! The walk reads from the right and never needs what is to the left of the element it is at. So it costs no more for an endless header (at
+//! most [`MAX_ELEMENTS`] elements and [`MAX_BYTES`] bytes are looked at; what lies beyond ends the walk), and nothing that a client writes,
+//! such as a quotation mark that is never closed, changes how that which proxies append to it is read.
 
 mod forwarded;
 mod list;
@@ -90,8 +92,8 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.prefix_len() == 0)
     }
 
-    /// The address of whoever sent a request: the module's walk. `lines` are the values of the header that trusted proxies set, in the order in which they came.
-    /// IPv4 addresses mapped to IPv6 are given back as IPv4.
+    /// The address of whoever sent a request: the module's walk. `lines` are the values of the header that trusted proxies set, in the
+    /// order in which they came. IPv4 addresses mapped to IPv6 are given back as IPv4.
     pub fn client<'a, L>(&self, peer: IpAddr, header: ForwardedHeader, lines: L) -> IpAddr
     where
         L: IntoIterator<Item = &'a [u8], IntoIter: DoubleEndedIterator>,
@@ -154,7 +156,8 @@ fn is_port(text: &str) -> bool {
     (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What limits count as one address: an IPv4 address, or a /64 of IPv6, which is the least that anybody is given and all of which one machine can use.
+/// What limits count as one address: an IPv4 address, or a /64 of IPv6, which is the least that anybody is given and all of which one
+/// machine can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClientAddress {
     /// An IPv4 address.

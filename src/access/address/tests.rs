@@ -135,8 +135,14 @@ fn element() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn nothing_that_a_client_sends_changes_what_its_proxy_appends(sent in collection::vec(".{0,40}", 0..4), header in sample::select(&[XForwardedFor, Forwarded][..])) {
-        let appended = match header { XForwardedFor => "198.51.100.1, 10.2.2.2", Forwarded => r#"for="198.51.100.1:1", for=10.2.2.2;by="[::1]""# };
+    fn nothing_that_a_client_sends_changes_what_its_proxy_appends(
+        sent in collection::vec(".{0,40}", 0..4),
+        header in sample::select(&[XForwardedFor, Forwarded][..]),
+    ) {
+        let appended = match header {
+            XForwardedFor => "198.51.100.1, 10.2.2.2",
+            Forwarded => r#"for="198.51.100.1:1", for=10.2.2.2;by="[::1]""#,
+        };
         // A proxy appends to the last line, or adds one.
         let mut lines: Vec<&str> = sent.iter().map(String::as_str).collect();
         lines.push(appended);
@@ -149,7 +155,8 @@ proptest! {
     fn the_client_is_the_peer_or_one_of_the_addresses_given(elements in collection::vec(element(), 0..8)) {
         let line = elements.join(",");
         let found = client("10.1.1.1", XForwardedFor, &[&line]);
-        prop_assert!(found == "10.1.1.1" || line.split(',').any(|element| node(element.trim_matches([' ', '\t']).as_bytes()).is_some_and(|address| address.to_canonical().to_string() == found)));
+        let mut given = line.split(',').filter_map(|element| node(element.trim_matches([' ', '\t']).as_bytes()));
+        prop_assert!(found == "10.1.1.1" || given.any(|address| address.to_canonical().to_string() == found), "{} in {}", found, line);
     }
 
     #[test]

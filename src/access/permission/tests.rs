@@ -151,7 +151,11 @@ proptest! {
     }
 
     #[test]
-    fn meeting_allows_in_a_project_what_both_allow(a in power(), b in power(), scope in sample::select(&Scope::ALL[..4]), project in 0_i64..7) {
+    fn meeting_allows_in_a_project_what_both_allow(
+        (a, b) in (power(), power()),
+        scope in sample::select(&Scope::ALL[..4]),
+        project in 0_i64..7,
+    ) {
         let both = a.meet(&b).may(scope, Some(project)) == Yes;
         prop_assert_eq!(both, a.may(scope, Some(project)) == Yes && b.may(scope, Some(project)) == Yes);
     }

@@ -1,9 +1,11 @@
 //! The PROXY protocol, versions 1 and 2: how a load balancer that does not look into HTTP says whose connection it hands on.
 //!
-//! Source: "The PROXY protocol, Versions 1 & 2", <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Section numbers below are its own.
+//! Source: "The PROXY protocol, Versions 1 & 2", <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Section numbers below are
+//! its own.
 //!
-//! The header comes before everything else on a connection, TLS included. A server that expects it must expect it on **every** connection and only from its load
-//! balancers, never guess: whoever may leave it out may also make it up. [`parse`] therefore knows no "there is none".
+//! The header comes before everything else on a connection, TLS included. A server that expects it must expect it on **every** connection
+//! and only from its load balancers, never guess: whoever may leave it out may also make it up. [`parse`] therefore knows no "there is
+//! none".
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -13,8 +15,8 @@ use std::{
 /// The longest header of version 1, its line end included (section 2.1).
 pub const MAX_V1: usize = 107;
 
-/// The longest header of version 2 that is accepted. The specification allows 64 KiB of extensions (TLVs), which are skipped here; those in use (TLS names, cloud endpoints) are
-/// far shorter.
+/// The longest header of version 2 that is accepted. The specification allows 64 KiB of extensions (TLVs), which are skipped here; those in
+/// use (TLS names, cloud endpoints) are far shorter.
 pub const MAX_V2: usize = 4096;
 
 const V1: &[u8] = b"PROXY ";
@@ -37,8 +39,8 @@ pub enum Parsed {
     Invalid,
 }
 
-/// Reads the header at the beginning of a connection. Asked again with more bytes it says the same, once it has said anything but `NeedMore`; and it says that about fewer than
-/// [`MAX_V2`] bytes only.
+/// Reads the header at the beginning of a connection. Asked again with more bytes it says the same, once it has said anything but
+/// `NeedMore`; and it says that about fewer than [`MAX_V2`] bytes only.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Parsed {
     let parsed = match bytes.first() {
