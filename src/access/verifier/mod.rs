@@ -151,17 +151,18 @@ impl Inner {
         if let Some(known) = self.verified.answer(&question, Instant::now()) {
             return Ok(Answer::Known(known));
         }
-        Ok(Answer::Coming(match shared.entry(question) {
-            Entry::Occupied(run) => run.get().subscribe(),
-            Entry::Vacant(free) => {
-                let place = self.place()?;
-                let (answer, receiver) = watch::channel(None);
-                let answer = Arc::clone(free.insert(Arc::new(answer)));
-                let run = Run { inner: Arc::clone(self), question, version, answer };
-                task::spawn(run.go(key.clone(), hash.clone(), place));
-                receiver
-            }
-        }))
+        let free = match shared.entry(question) {
+            Entry::Occupied(run) => return Ok(Answer::Coming(run.get().subscribe())),
+            Entry::Vacant(free) => free,
+        };
+        let place = self.place()?;
+        let (answer, receiver) = watch::channel(None);
+        let answer = Arc::clone(free.insert(Arc::new(answer)));
+        // Before the run: a runtime that is shutting down drops it at once, and that takes the lock.
+        drop(shared);
+        let run = Run { inner: Arc::clone(self), question, version, answer };
+        task::spawn(run.go(key.clone(), hash.clone(), place));
+        Ok(Answer::Coming(receiver))
     }
 
     fn place(&self) -> Result<OwnedSemaphorePermit, Busy> {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
 use super::{super::KeyId, *};
@@ -205,4 +205,19 @@ async fn a_hash_made_here_is_the_keys() {
     assert_eq!(verifier.runs(), 0);
     assert_eq!(verifier.verify(&key, stored(1, &hash)).await, Ok(true));
     assert_eq!(verifier.verify(&Key::generate(key.id()), stored(1, &hash)).await, Ok(false));
+}
+
+#[test]
+fn a_server_that_is_stopping_says_so() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let _stopped = handle.enter();
+    let verifier = Verifier::new(1, 1);
+    let (key, hash) = key();
+    for stored in [stored(1, &hash), None] {
+        assert_eq!(verifier.verify(&key, stored).now_or_never(), Some(Err(Busy)));
+    }
+    assert!(verifier.0.shared().is_empty());
+    assert_eq!(verifier.0.places.available_permits(), 2);
 }
