@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what the queue costs and prints the table of the README: installs what this machine lacks, builds, and starts a private PostgreSQL and Redis
-# with their defaults. Close what else runs; read ratios rather than numbers.
+# Measures what the queue, the limiter and coming in cost and prints the tables of the README: installs what this machine lacks, builds, and starts a private
+# PostgreSQL and Redis with their defaults. Close what else runs; read ratios rather than numbers.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/lib.sh
@@ -10,6 +10,6 @@ need_all
 install_missing
 
 cargo build --release
-cargo bench --bench queue --no-run
+cargo bench --bench queue --bench limits --bench admission --no-run
 start_stores "$(target_folder)/release/whatsnext"
-cargo bench --bench queue
+cargo bench --bench queue --bench limits --bench admission

@@ -6,7 +6,8 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, Draining},
+    access::{self, address::NotANetwork},
+    api::{self, Draining, Gate},
     config::Settings,
     http,
     postgres::{self, Database, migrate},
@@ -22,6 +23,9 @@ pub enum BuildError {
     /// The settings do not describe a Redis server.
     #[error(transparent)]
     Redis(#[from] redis::SetupError),
+    /// A network that is none.
+    #[error("trusted_proxies: {0}")]
+    Proxies(#[from] NotANetwork),
 }
 
 /// One server.
@@ -39,7 +43,8 @@ impl App {
     pub fn build(settings: Settings) -> Result<Self, BuildError> {
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
-        let state = api::State { database, redis, draining: Draining::default(), tasks: TaskTracker::new() };
+        let gate = Gate::new(&settings, database.clone(), redis.clone())?;
+        let state = api::State { database, redis, gate, draining: Draining::default(), tasks: TaskTracker::new() };
         Ok(Self { settings, state })
     }
 
@@ -50,6 +55,15 @@ impl App {
     /// [`migrate::SchemaError`] if not, with what to run.
     pub async fn verify_schema(&self) -> Result<(), migrate::SchemaError> {
         migrate::verify(&self.state.database).await
+    }
+
+    /// Whether there is any key that was made.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database.
+    pub async fn has_keys(&self) -> Result<bool, access::Error> {
+        self.state.gate.keys().store.has_keys().await
     }
 
     /// The OpenAPI document.
@@ -65,7 +79,10 @@ impl App {
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             write_timeout: Duration::from_secs(settings.write_timeout_seconds),
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
+            announced_by: state.gate.announcers(),
         };
+        // So that the first request need not wait for it.
+        state.redis.connect().await;
         let refuse = CancellationToken::new();
         let drain = async {
             stop.cancelled().await;
@@ -84,6 +101,8 @@ impl App {
         };
         tokio::join!(drain, async {
             tokio::select! {
+                () = state.redis.watch() => {}
+                () = state.gate.tend() => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }

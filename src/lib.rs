@@ -10,14 +10,17 @@
 //! | [`http`] | connections: accepting, time-outs, draining |
 //! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
+//! | [`access`] | who may do what: keys, permissions, where a request comes from |
+//! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations |
 //! | [`telemetry`] | logs |
 //! | [`config`] | settings: plain data |
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → api → http → queue → {postgres, redis} → config`. The features inside `queue` do not import each other's
-//! stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only `redis` knows redis. `tests/architecture.rs` enforces it.
+//! Imports go down only: `main → cli → app → api → http → {queue, access, limits} → {postgres, redis} → config`. Features on one layer do not import each
+//! other, nor do those inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only
+//! `redis`, `limits/store.rs` and `access/live.rs` know redis. `tests/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!
@@ -25,11 +28,13 @@
 //! - A claimed job has a client that received it, or goes back ([`queue::jobs::Handover`]).
 //! - A 5xx says nothing of the inside; the log says it, under the request's id ([`api::Error`]).
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod limits;
 pub mod postgres;
 pub mod queue;
 pub mod redis;

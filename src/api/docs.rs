@@ -13,7 +13,11 @@ use poem::{
 };
 use poem_openapi::OpenApiService;
 
-use super::{edge::Bulk, routes::Resource};
+use super::{
+    admission::Gate,
+    edge::Bulk,
+    routes::{Need, Operation, Resource},
+};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
      worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -64,20 +68,23 @@ fn between(text: &str, start: &str, end: &str) -> Bytes {
     Bytes::copy_from_slice(&text.as_bytes()[from..to])
 }
 
-/// Adds the documentation to a route table.
-pub fn add_to(route: Route, document: &serde_json::Value) -> Route {
+/// Adds the documentation to a route table. Reading it needs what is said, or nothing.
+pub fn add_to(route: Route, gate: &Gate, need: Option<&Need>, document: &serde_json::Value) -> Route {
+    let file = |route, path: &str, media_type, content: Content| file(route, gate, need, path, media_type, content);
     let document = Bytes::from(serde_json::to_vec(document).expect("a document is JSON"));
-    let route = file(route, "/openapi.json", "application/json", move || document.clone());
-    let route = file(route, "/docs", "text/html; charset=utf-8", || Bytes::from_static(DOCS_PAGE.as_bytes()));
-    let route = file(route, "/docs/start.js", "text/javascript", || Bytes::from_static(DOCS_START.as_bytes()));
-    let route = file(route, "/docs/swagger-ui.js", "text/javascript", || assets().swagger_script.clone());
-    let route = file(route, "/docs/swagger-ui.css", "text/css", || assets().swagger_style.clone());
-    let route = file(route, "/redoc", "text/html; charset=utf-8", || Bytes::from_static(REDOC_PAGE.as_bytes()));
-    let route = file(route, "/redoc/start.js", "text/javascript", || Bytes::from_static(REDOC_START.as_bytes()));
-    file(route, "/redoc/redoc.js", "text/javascript", || assets().redoc_script.clone())
+    let route = file(route, "/openapi.json", "application/json", Box::new(move || document.clone()));
+    let route = file(route, "/docs", "text/html; charset=utf-8", Box::new(|| Bytes::from_static(DOCS_PAGE.as_bytes())));
+    let route = file(route, "/docs/start.js", "text/javascript", Box::new(|| Bytes::from_static(DOCS_START.as_bytes())));
+    let route = file(route, "/docs/swagger-ui.js", "text/javascript", Box::new(|| assets().swagger_script.clone()));
+    let route = file(route, "/docs/swagger-ui.css", "text/css", Box::new(|| assets().swagger_style.clone()));
+    let route = file(route, "/redoc", "text/html; charset=utf-8", Box::new(|| Bytes::from_static(REDOC_PAGE.as_bytes())));
+    let route = file(route, "/redoc/start.js", "text/javascript", Box::new(|| Bytes::from_static(REDOC_START.as_bytes())));
+    file(route, "/redoc/redoc.js", "text/javascript", Box::new(|| assets().redoc_script.clone()))
 }
 
-fn file(route: Route, path: &str, media_type: &'static str, content: impl Fn() -> Bytes + Send + Sync + 'static) -> Route {
+type Content = Box<dyn Fn() -> Bytes + Send + Sync>;
+
+fn file(route: Route, gate: &Gate, need: Option<&Need>, path: &str, media_type: &'static str, content: Content) -> Route {
     let etag = OnceLock::new();
     let endpoint = make_sync(move |request: Request| {
         let content = content();
@@ -94,7 +101,8 @@ fn file(route: Route, path: &str, media_type: &'static str, content: impl Fn() -
         response.extensions_mut().insert(Bulk::Shared);
         response
     });
-    Resource::new(path, vec![(Method::GET, endpoint.map_to_response().boxed())], true).add_to(route)
+    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned() };
+    Resource::new(path, gate.clone(), vec![(Method::GET, operation)], true).add_to(route)
 }
 
 /// The files are the program's own, so any hash that differs with their content will do; this one is FNV-1a.

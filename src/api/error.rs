@@ -194,11 +194,12 @@ impl ResponseError for Error {
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         use queue::Error::{
-            Archived, Circular, Database, NameTaken, NotFound, OtherProject, PageTooLarge, UnknownDependency, UnknownProject, UnknownTask,
-            Waited,
+            Archived, Circular, Database, NameTaken, NotFound, OnlyStatus, OtherProject, PageTooLarge, UnknownDependency, UnknownProject,
+            UnknownTask, Waited,
         };
         match error {
             NotFound(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            OnlyStatus => Self::new(StatusCode::FORBIDDEN, error.to_string()),
             NameTaken(_) | Waited { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
             UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
                 Self::new(StatusCode::BAD_REQUEST, error.to_string())

@@ -3,6 +3,7 @@
 //! A request goes through [`edge`] (id, deadline, log, the one error shape) and [`routes`] (path and method) into an operation. Each resource has a
 //! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`mod@document`] describes.
 
+pub mod admission;
 mod budget;
 pub mod clients;
 pub mod docs;
@@ -12,12 +13,14 @@ pub mod error;
 pub mod extract;
 pub mod health;
 pub mod jobs;
+pub mod keys;
 mod paging;
 pub mod projects;
 pub mod reply;
 pub mod routes;
 pub mod tasks;
 pub mod types;
+pub mod users;
 
 use poem::{Endpoint, Response};
 use poem_openapi::{OpenApi, Tags};
@@ -31,6 +34,9 @@ use crate::{
     redis::Redis,
 };
 
+use routes::Need;
+
+pub use admission::Gate;
 pub use budget::Budget;
 pub use error::{Error, Invalid, Problem};
 pub use extract::Scope;
@@ -49,6 +55,8 @@ enum Tag {
     Jobs,
     /// The machines that run jobs.
     Clients,
+    /// Keys, users and limits.
+    Access,
 }
 
 /// What the API needs of the process that it runs in.
@@ -58,6 +66,8 @@ pub struct State {
     pub database: Database,
     /// What servers share besides.
     pub redis: Redis,
+    /// Who comes in.
+    pub gate: Gate,
     /// Whether the server is about to stop.
     pub draining: Draining,
     /// Work that must end before the process does.
@@ -66,7 +76,7 @@ pub struct State {
 
 /// All operations. There is one list of them: here.
 fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
-    let State { database, redis, draining, tasks } = state.clone();
+    let State { database, redis, gate, draining, tasks } = state.clone();
     let jobs = queue::jobs::Store::new(database.clone());
     let projects = queue::projects::Store::new(database.clone());
     (
@@ -75,16 +85,20 @@ fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
         tasks::Api { tasks: queue::tasks::Store::new(database.clone()), projects },
         jobs::Api { jobs, tasks, batch_limit },
         clients::Api { clients: queue::clients::Store::new(database) },
+        keys::Api { gate: gate.clone() },
+        users::Api { gate },
     )
 }
 
 /// The whole API as one endpoint, which answers everything and fails with nothing.
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
     let api = || operations(state, settings.batch_limit_jobs);
-    let route = routes::routes(api());
+    let route = routes::routes(api(), &state.gate);
+    let readers = Need::any_of([Scope::Read]);
     let route = match settings.docs {
         Docs::Off => route,
-        Docs::Public | Docs::Key => docs::add_to(route, &document::document(api())),
+        Docs::Public => docs::add_to(route, &state.gate, None, &document::document(api())),
+        Docs::Key => docs::add_to(route, &state.gate, Some(&readers), &document::document(api())),
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
     edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())

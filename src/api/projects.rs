@@ -12,7 +12,7 @@ use super::{
     types::{Limit, Name, ProjectStatus, Prose, Skip, Timestamp},
 };
 use crate::queue::{
-    jobs,
+    self, jobs,
     projects::{self, Content, Status},
 };
 
@@ -98,7 +98,7 @@ impl Api {
     #[oai(path = "/projects", method = "get", operation_id = "list_projects")]
     async fn list(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         /// At most so many.
         #[oai(default = "ten")]
         limit: Query<Limit>,
@@ -116,7 +116,7 @@ impl Api {
             "" => None,
             word => Some(word.parse().map_err(|error| Error::bad_request(format!("status_filter {error}, or empty for all.")))?),
         };
-        let projects = self.projects.list(status, paging::page(*limit, *skip, *after_id)).await?;
+        let projects = self.projects.list(status, caller.readable().as_deref(), paging::page(*limit, *skip, *after_id)).await?;
         Ok(Paged(projects.map(Project::from)))
     }
 
@@ -142,10 +142,12 @@ impl Api {
     #[oai(path = "/projects/name/:name", method = "get", operation_id = "get_project_by_name")]
     async fn get_by_name(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         name: Path<String>,
     ) -> Result<Reply<Project>, Refusal<NotFound>> {
-        Ok(Reply(self.projects.get_by_name(&name).await?.into()))
+        let project = self.projects.get_by_name(&name).await?;
+        caller.check_on(Scope::Read, project.id, || queue::Thing::ProjectNamed(name.0))?;
+        Ok(Reply(project.into()))
     }
 
     /// Change a project
@@ -170,8 +172,9 @@ impl Api {
 
     /// Delete a project, by its name, with its tasks and jobs
     #[oai(path = "/projects/name/:name", method = "delete", operation_id = "delete_project_by_name")]
-    async fn delete_by_name(&self, #[oai(scope = "Scope::Manage")] _caller: Caller, name: Path<String>) -> Result<Gone, Refusal<NotFound>> {
+    async fn delete_by_name(&self, #[oai(scope = "Scope::Manage")] caller: Caller, name: Path<String>) -> Result<Gone, Refusal<NotFound>> {
         let project = self.projects.get_by_name(&name).await?;
+        caller.check_on(Scope::Manage, project.id, || queue::Thing::ProjectNamed(name.0))?;
         self.projects.delete(project.id).await?;
         Ok(Gone)
     }

@@ -7,17 +7,58 @@ use poem::{
     endpoint::BoxEndpoint,
     http::{HeaderValue, Method, StatusCode, header},
 };
-use poem_openapi::OpenApi;
+use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
-use super::{Error, document, extract::PathNames};
+use super::{
+    Error,
+    admission::{Gate, Principal},
+    document,
+    extract::{FromText as _, PathNames, Scope},
+};
 
 /// The path that a request matched, as in the document. Found on answers and errors, for the log.
 #[derive(Debug, Clone)]
 pub struct MatchedPath(pub Arc<str>);
 
+/// What a request must be allowed to do before it gets to an operation.
+#[derive(Debug, Clone)]
+pub struct Need(Vec<Scope>);
+
+impl Need {
+    /// One of these scopes, somewhere; in the project that the path names, if it names one.
+    pub fn any_of(scopes: impl Into<Vec<Scope>>) -> Self {
+        Self(scopes.into())
+    }
+
+    fn of(operation: &MetaOperation) -> Option<Self> {
+        let names = operation.security.iter().flat_map(HashMap::values).next()?;
+        // In their own order: the first is the least, and the one that is missed.
+        Some(Self(names.iter().filter_map(|name| Scope::ALL.into_iter().find(|scope| *name == scope.name())).collect()))
+    }
+
+    fn check(&self, principal: &Principal, path: &str, project: Option<i64>) -> Result<(), Error> {
+        match (self.0.as_slice(), project) {
+            // Whoever may make projects, or administrate, may do so everywhere.
+            ([Scope::Admin], _) => principal.check(Scope::Admin),
+            ([Scope::Manage], None) if path == "/projects" => principal.check(Scope::Manage),
+            ([scope], Some(project)) => principal.check_in(*scope, project),
+            (scopes, _) => principal.check_somewhere(scopes),
+        }
+    }
+}
+
+/// An operation, and what it needs: nothing if it is open to everybody.
+pub struct Operation {
+    /// The operation.
+    pub endpoint: BoxEndpoint<'static>,
+    /// What it needs.
+    pub need: Option<Need>,
+}
+
 /// All methods of one path.
 pub struct Resource {
-    methods: Vec<(Method, BoxEndpoint<'static>)>,
+    methods: Vec<(Method, Operation)>,
+    gate: Gate,
     /// Whether GET changes nothing, so that HEAD may be answered by it.
     get_is_safe: bool,
     allow: HeaderValue,
@@ -27,7 +68,7 @@ pub struct Resource {
 
 impl Resource {
     /// The resource at `path` (as the document writes it) that takes these methods.
-    pub fn new(path: &str, methods: Vec<(Method, BoxEndpoint<'static>)>, get_is_safe: bool) -> Self {
+    pub fn new(path: &str, gate: Gate, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
         let mut allowed: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if get_is_safe && allowed.contains(&"GET") {
             allowed.push("HEAD");
@@ -36,7 +77,7 @@ impl Resource {
         allowed.sort_unstable();
         let allow = HeaderValue::from_str(&allowed.join(", ")).expect("methods are ASCII");
         let names = path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
-        Self { methods, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
+        Self { methods, gate, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
     }
 
     /// Adds it to the route table, with and without a trailing slash.
@@ -47,15 +88,16 @@ impl Resource {
         if path == "/" { route } else { route.at(format!("{path}/"), resource) }
     }
 
-    fn endpoint(&self, method: &Method) -> Option<&BoxEndpoint<'static>> {
+    fn operation(&self, method: &Method) -> Option<&Operation> {
         let wanted = if *method == Method::HEAD && self.get_is_safe { &Method::GET } else { method };
-        self.methods.iter().find(|(method, _)| method == wanted).map(|(_, endpoint)| endpoint)
+        self.methods.iter().find(|(method, _)| method == wanted).map(|(_, operation)| operation)
     }
 
     async fn answer(&self, mut request: Request) -> Result<Response> {
         request.set_data(self.names.clone());
-        match self.endpoint(request.method()) {
-            Some(endpoint) => endpoint.call(request).await,
+        match self.operation(request.method()) {
+            Some(Operation { endpoint, need: None }) => endpoint.call(request).await,
+            Some(Operation { endpoint, need: Some(need) }) => self.admit(request, endpoint, need).await,
             None if request.method() == Method::OPTIONS => {
                 Ok(StatusCode::NO_CONTENT.with_header(header::ALLOW, self.allow.clone()).into_response())
             }
@@ -64,6 +106,34 @@ impl Resource {
                 Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, self.allow.clone()).into())
             }
         }
+    }
+}
+
+impl Resource {
+    /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
+    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need) -> Result<Response> {
+        let pass = self.gate.admit(&request).await?;
+        let headers = pass.headers();
+        let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
+            Ok(()) => {
+                request.set_data(pass.principal);
+                endpoint.call(request).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match answer {
+            Ok(mut response) => {
+                response.headers_mut().extend(headers);
+                Ok(response)
+            }
+            Err(error) => Err(headers.fold(Error::from_framework(error), |error, (name, value)| error.with_header(name, value)).into()),
+        }
+    }
+
+    /// The project that the path names, if it does.
+    fn project(&self, request: &Request) -> Option<i64> {
+        let number = self.names.0.iter().position(|name| name == "project_id")?;
+        i64::from_text(request.raw_path_param(&format!("param{number}"))?).ok()
     }
 }
 
@@ -81,16 +151,19 @@ impl Endpoint for Resource {
 }
 
 /// The route table of an API.
-pub fn routes<T: OpenApi>(api: T) -> Route {
+pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
     let mut endpoints = HashMap::new();
     api.add_routes(&mut endpoints);
     let mut by_path: HashMap<String, HashMap<Method, BoxEndpoint<'static>>> = endpoints;
     let paths = T::meta().into_iter().flat_map(|meta| meta.paths);
     paths.fold(Route::new(), |route, meta| {
         let get_is_safe = meta.operations.iter().all(|operation| operation.method != Method::GET || document::is_safe(operation));
-        let methods =
-            by_path.remove(&numbered(&meta.path)).unwrap_or_default().into_iter().map(|(method, endpoint)| (method, endpoint.boxed()));
-        Resource::new(&meta.path, methods.collect(), get_is_safe).add_to(route)
+        let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
+        let methods = meta.operations.iter().filter_map(|operation| {
+            let endpoint = endpoints.remove(&operation.method)?.boxed();
+            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation) }))
+        });
+        Resource::new(&meta.path, gate.clone(), methods.collect(), get_is_safe).add_to(route)
     })
 }
 

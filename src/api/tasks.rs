@@ -119,7 +119,7 @@ impl Api {
     #[oai(path = "/tasks", method = "get", operation_id = "list_tasks")]
     async fn list(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         /// Whose tasks. Without it the answer is 400.
         project_id: Query<OwnerId>,
         /// At most so many.
@@ -133,6 +133,7 @@ impl Api {
         after_id: Query<i64>,
     ) -> Result<Paged<Task>, Refusal<BadRequest>> {
         let project_id = project_id.get().ok_or_else(|| Error::bad_request("Say whose tasks: project_id is required."))?;
+        caller.check_named(Scope::Read, project_id)?;
         let project = self.projects.get(project_id).await.map_err(|error| match error {
             queue::Error::NotFound(_) => queue::Error::UnknownProject(project_id),
             other => other,
@@ -148,10 +149,11 @@ impl Api {
     #[oai(path = "/tasks", method = "post", operation_id = "create_task")]
     async fn create(
         &self,
-        #[oai(scope = "Scope::Manage")] _caller: Caller,
+        #[oai(scope = "Scope::Manage")] caller: Caller,
         body: Body<NewTask>,
     ) -> Result<Created<Task>, Refusal<(BadRequest, Conflict)>> {
         let NewTask { name, project_id, command_template, required_cpu, required_accelerators } = body.into_inner();
+        caller.check_named(Scope::Manage, project_id)?;
         let content = Content {
             name: name.into_string(),
             command_template: command_template.map(Prose::into_string),
@@ -164,20 +166,22 @@ impl Api {
 
     /// Get a task
     #[oai(path = "/tasks/:task_id", method = "get", operation_id = "get_task")]
-    async fn get(&self, #[oai(scope = "Scope::Read")] _caller: Caller, task_id: Path<i64>) -> Result<Reply<Task>, Refusal<NotFound>> {
-        Ok(Reply(self.tasks.get(*task_id).await?.into()))
+    async fn get(&self, #[oai(scope = "Scope::Read")] caller: Caller, task_id: Path<i64>) -> Result<Reply<Task>, Refusal<NotFound>> {
+        let task = self.tasks.get(*task_id).await?;
+        caller.check_on(Scope::Read, task.project_id, || queue::Thing::Task(task.id))?;
+        Ok(Reply(task.into()))
     }
 
     /// Get a task by its name
     #[oai(path = "/tasks/name/:name", method = "get", operation_id = "get_task_by_name")]
     async fn get_by_name(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         name: Path<String>,
         /// Whose task; without it the oldest of that name.
         project_id: Query<Option<i64>>,
     ) -> Result<Reply<Task>, Refusal<NotFound>> {
-        Ok(Reply(self.tasks.get_by_name(&name, *project_id).await?.into()))
+        Ok(Reply(self.tasks.get_by_name(&name, *project_id, caller.readable().as_deref()).await?.into()))
     }
 
     /// Change a task
@@ -186,7 +190,7 @@ impl Api {
     #[oai(path = "/tasks/:task_id", method = "put", operation_id = "update_task")]
     async fn update(
         &self,
-        #[oai(scope = "Scope::Manage")] _caller: Caller,
+        #[oai(scope = "Scope::Manage")] caller: Caller,
         task_id: Path<i64>,
         body: Body<TaskUpdate>,
     ) -> Result<Reply<TaskData>, Refusal<(BadRequest, NotFound, Conflict)>> {
@@ -198,6 +202,7 @@ impl Api {
             required_cpu: required_cpu.map(Amount::get_i32),
             required_accelerators: required_accelerators.map(Amount::get_i32),
         };
+        self.check(&caller, *task_id).await?;
         Ok(Reply(TaskData { data: self.tasks.update(*task_id, &change).await?.into() }))
     }
 
@@ -207,10 +212,22 @@ impl Api {
     #[oai(path = "/tasks/:task_id", method = "delete", operation_id = "delete_task")]
     async fn delete(
         &self,
-        #[oai(scope = "Scope::Manage")] _caller: Caller,
+        #[oai(scope = "Scope::Manage")] caller: Caller,
         task_id: Path<i64>,
     ) -> Result<Gone, Refusal<(NotFound, Conflict)>> {
+        self.check(&caller, *task_id).await?;
         self.tasks.delete(*task_id).await?;
         Ok(Gone)
+    }
+}
+
+impl Api {
+    /// Whether a caller may change a task. A task never moves, so what holds of its project now holds when it is changed.
+    async fn check(&self, caller: &Caller, task_id: i64) -> Result<(), Error> {
+        if caller.readable().is_none() {
+            return caller.check(Scope::Manage);
+        }
+        let task = self.tasks.get(task_id).await?;
+        caller.check_on(Scope::Manage, task.project_id, || queue::Thing::Task(task_id))
     }
 }

@@ -1,10 +1,13 @@
 //! The command line.
 
 mod dev;
+mod keys;
 mod limits;
 mod migrate;
 mod openapi;
+mod output;
 mod serve;
+mod users;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -27,6 +30,10 @@ enum Command {
     Serve(serve::Arguments),
     /// Bring the database's schema up to date. May be run at any time, by several at once.
     Migrate(ConfigArguments),
+    /// Make, list, show, replace and revoke keys.
+    Keys(keys::Arguments),
+    /// Add and change users, whose keys there are.
+    Users(users::Arguments),
     /// Print the OpenAPI document.
     Openapi,
     /// Run WhatsNext with a PostgreSQL and a Redis of its own, to try it and to work on it.
@@ -74,6 +81,8 @@ fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
         Command::Migrate(arguments) => runtime()?.block_on(migrate::run(&arguments)),
+        Command::Keys(arguments) => runtime()?.block_on(keys::run(&arguments)),
+        Command::Users(arguments) => runtime()?.block_on(users::run(&arguments)),
         Command::Openapi => runtime()?.block_on(async { openapi::run() }),
         Command::Dev(arguments) => runtime()?.block_on(dev::run(&arguments)),
         Command::Tether(arguments) => dev::tether::run(&arguments),

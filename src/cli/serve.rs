@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::Args;
+use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let app = App::build(settings.clone())?;
     app.verify_schema().await?;
+    if !settings.disable_auth && settings.api_keys.expose_secret().is_empty() && !app.has_keys().await? {
+        tracing::warn!("there is no key, so every request is refused: make one with `whatsnext keys create --name NAME --role admin`");
+    }
     let listener = http::listen(&settings.host, settings.port, settings.reuse_port).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     app.run(listener, stop).await;

@@ -9,12 +9,6 @@ use super::{DatabaseTls, Docs, Settings};
 /// A configuration with which the server does not start.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Keys are not checked by this version, so it must be told to serve without.
-    #[error(
-        "this version does not check keys yet, and would let everybody in: set disable_auth=true to serve without authentication, \
-         on a network where everybody may do everything"
-    )]
-    AuthMissing,
     /// A batch could never come in.
     #[error("in_flight_limit_bytes is {limit}, and a batch may have {batch} (batch_limit_bytes): make it at least twice as large")]
     InFlight {
@@ -41,9 +35,6 @@ impl Settings {
     ///
     /// The first [`Refusal`] that applies.
     pub fn refuse_unsafe(&self) -> Result<(), Refusal> {
-        if !self.disable_auth {
-            return Err(Refusal::AuthMissing);
-        }
         let (limit, batch) = (self.in_flight_limit_bytes, self.batch_limit_bytes.max(self.body_limit_bytes));
         if limit < 2 * batch {
             return Err(Refusal::InFlight { limit, batch });
@@ -64,8 +55,17 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         }
     };
     warn(settings.disable_auth, "disable_auth=true: everybody who reaches this port may read, change and delete everything");
-    warn(!settings.api_keys.expose_secret().is_empty(), "api_keys is set, but this version does not check keys yet");
-    warn(settings.rate_limit_per_minute > 0, "rate_limit_per_minute is set, but this version does not limit requests yet");
+    warn(
+        !settings.api_keys.expose_secret().is_empty(),
+        "api_keys is set: such keys may do everything, and to change them takes a restart. Make keys with `whatsnext keys create --name NAME \
+         --role admin` instead",
+    );
+    warn(settings.rate_limit_per_minute == 0, "rate_limit_per_minute=0: nothing limits how many requests a key or an address may send");
+    warn(settings.auth_failures_per_minute == 0, "auth_failures_per_minute=0: nothing limits how many keys an address may try");
+    warn(
+        settings.trusted_proxies.split(',').any(|network| network.trim().ends_with("/0")),
+        "trusted_proxies trusts everybody: whoever sends a request chooses the address that it is limited by",
+    );
     warn(
         !settings.cors_origins.is_empty() || settings.cors_allow_credentials,
         "cors_* is set, but this version sends no CORS headers yet: browsers refuse other origins",
@@ -110,16 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_refused_because_nobody_said_that_everybody_may_come_in() {
-        assert_eq!(settings(&[]).refuse_unsafe(), Err(Refusal::AuthMissing));
+    fn the_defaults_are_safe_and_nothing_is_to_be_said_of_them() {
+        assert_eq!(settings(&[]).refuse_unsafe(), Ok(()));
+        assert_eq!(warnings(&settings(&[])), Vec::<String>::new());
     }
 
     #[test]
     fn plain_http_off_loopback_needs_to_be_asked_for() {
-        let open = ("disable_auth", "true");
-        assert_eq!(settings(&[open, ("host", "0.0.0.0")]).refuse_unsafe(), Err(Refusal::Plaintext { host: "0.0.0.0".to_owned() }));
-        assert_eq!(settings(&[open, ("host", "0.0.0.0"), ("allow_plaintext", "true")]).refuse_unsafe(), Ok(()));
-        assert_eq!(settings(&[open, ("host", "::1")]).refuse_unsafe(), Ok(()));
+        assert_eq!(settings(&[("host", "0.0.0.0")]).refuse_unsafe(), Err(Refusal::Plaintext { host: "0.0.0.0".to_owned() }));
+        assert_eq!(settings(&[("host", "0.0.0.0"), ("allow_plaintext", "true")]).refuse_unsafe(), Ok(()));
+        assert_eq!(settings(&[("host", "::1")]).refuse_unsafe(), Ok(()));
     }
 
     #[test]

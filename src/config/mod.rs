@@ -40,10 +40,15 @@ pub struct Settings {
     pub redis_url: SecretString,
     pub redis_pool_size: usize,
     pub redis_timeout_milliseconds: u64,
+    pub redis_key_prefix: String,
+    pub redis_failure: RedisFailure,
 
     pub disable_auth: bool,
     pub api_keys: SecretString,
     pub rate_limit_per_minute: u32,
+    pub auth_failures_per_minute: u32,
+    pub trusted_proxies: String,
+    pub forwarded_by: ForwardedBy,
     pub cors_origins: String,
     pub cors_allow_credentials: bool,
     pub cors_allow_methods: String,
@@ -88,6 +93,29 @@ pub enum Docs {
     Key,
     /// Nobody: the routes do not exist.
     Off,
+}
+
+/// What is done while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedisFailure {
+    /// Each server admits its share of the limits.
+    Degrade,
+    /// Nobody is admitted: 503.
+    Deny,
+}
+
+/// How trusted proxies tell where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedBy {
+    /// In the header `X-Forwarded-For`: addresses, with or without a port.
+    #[default]
+    XForwardedFor,
+    /// In the header `Forwarded`, RFC 7239.
+    Forwarded,
+    /// Before the first request of each connection: the PROXY protocol, version 1 or 2.
+    ProxyProtocol,
 }
 
 /// What a line of the log looks like.

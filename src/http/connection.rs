@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -55,6 +56,8 @@ impl Connection {
 /// `write_timeout` is how long writing may stand still at first; for each [`LEAST_RATE`] bytes that go out a second is added.
 pub(super) struct Socket {
     stream: TcpStream,
+    /// What was read from it before.
+    first: Bytes,
     connection: Connection,
     write_timeout: Duration,
     blocked: Option<Blocked>,
@@ -70,12 +73,12 @@ impl Socket {
     /// # Errors
     ///
     /// If the socket is gone already.
-    pub(super) fn new(stream: TcpStream, connection: Connection, write_timeout: Duration) -> io::Result<Self> {
+    pub(super) fn new(stream: TcpStream, first: Bytes, connection: Connection, write_timeout: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         // Otherwise Linux tells that there is room only when a third of a buffer of megabytes is free, and a steady reader looks like none. It also keeps
         // what was given to the socket near to what was sent.
         SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
-        Ok(Self { stream, connection, write_timeout, blocked: None })
+        Ok(Self { stream, first, connection, write_timeout, blocked: None })
     }
 
     /// Whether the other side has closed, or reset, the connection; also if there is something to be read before that.
@@ -117,6 +120,11 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -4,11 +4,13 @@
 //! descriptor left. hyper speaks HTTP/1.1 here; everything above it is a poem [`Endpoint`]. HTTP/2 comes with TLS: it takes a body before there is room to
 //! send it, so that [`Connection::when_sent`] must then know more than that the connection was flushed, and idle connections must end.
 
+mod announced;
 mod connection;
 mod listen;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -29,6 +31,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::access::TrustedProxies;
 use connection::Socket;
 
 pub use connection::Connection;
@@ -40,8 +43,8 @@ const REST: Duration = Duration::from_millis(100);
 /// The largest request line with headers, in bytes. hyper looks when it has to read more, so what comes at once may be about twice as large.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// Limits of connections.
-#[derive(Debug, Clone, Copy)]
+/// Limits of connections, and who announces them.
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
@@ -51,6 +54,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// From when no more connections are accepted until what is still open is cut.
     pub drain_timeout: Duration,
+    /// Whose connections begin with a PROXY header; nobody's if there are none.
+    pub announced_by: TrustedProxies,
 }
 
 /// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns.
@@ -59,6 +64,8 @@ where
     E: Endpoint<Output = Response> + 'static,
 {
     let endpoint = Arc::new(endpoint);
+    let drain_timeout = limits.drain_timeout;
+    let limits = Arc::new(limits);
     let connections = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
@@ -76,9 +83,9 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (endpoint, watcher, cut) = (endpoint.clone(), graceful.watcher(), cut.clone());
+                let (endpoint, limits, watcher, cut) = (endpoint.clone(), limits.clone(), graceful.watcher(), cut.clone());
                 open.spawn(async move {
-                    let served = connection(stream, peer, endpoint, limits, watcher);
+                    let served = connection(stream, peer, endpoint, &limits, watcher);
                     tokio::select! {
                         () = cut.cancelled() => {}
                         served = served => {
@@ -98,7 +105,7 @@ where
         }
     }
     drop(listener);
-    if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
+    if timeout(drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
     }
@@ -108,19 +115,23 @@ where
 }
 
 async fn connection<E>(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     endpoint: Arc<E>,
-    limits: Limits,
+    limits: &Limits,
     watcher: Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     E: Endpoint<Output = Response> + 'static,
 {
+    let (client, first) = match limits.announced_by.contains(peer.ip()) {
+        true => timeout(limits.head_timeout, announced::read(&mut stream, peer)).await??,
+        false => (peer, Bytes::new()),
+    };
     let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
-    let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let remote = RemoteAddr(Addr::SocketAddr(client));
     let connection = Connection::default();
-    let socket = Socket::new(stream, connection.clone(), limits.write_timeout)?;
+    let socket = Socket::new(stream, first, connection.clone(), limits.write_timeout)?;
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (endpoint, local, remote, connection) = (endpoint.clone(), local.clone(), remote.clone(), connection.clone());
         async move {

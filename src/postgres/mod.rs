@@ -4,6 +4,7 @@ mod client;
 mod error;
 mod lanes;
 pub mod migrate;
+mod page;
 pub mod query;
 mod tls;
 
@@ -20,6 +21,7 @@ use lanes::{Lanes, Place};
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
+pub use page::{Listing, Page, no_number};
 pub use query::{LargePage, Query};
 pub use tokio_postgres::{Row, types};
 

@@ -164,6 +164,20 @@ queries! {
         SET_STATUS = "set_status",
         UPDATE = "update",
     }
+    keys {
+        CHANGED = "changed",
+        GET = "get",
+        INSERT = "insert",
+        LIST = "list",
+        LOCK = "lock",
+        OF_USER = "of_user",
+        PRESENT = "present",
+        RECORD = "record",
+        REPLACE = "replace",
+        REVOKE = "revoke",
+        SET_LIMIT = "set_limit",
+        TOUCH = "touch",
+    }
     projects {
         DELETE = "delete",
         GET = "get",
@@ -188,6 +202,13 @@ queries! {
         INSERT = "insert",
         LIST = "list",
         LOCK = "lock",
+        UPDATE = "update",
+    }
+    users {
+        GET = "get",
+        GET_BY_NAME = "get_by_name",
+        INSERT = "insert",
+        LIST = "list",
         UPDATE = "update",
     }
 }

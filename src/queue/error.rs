@@ -66,6 +66,11 @@ pub enum Error {
     /// Jobs and tasks stay in the project in which they were made.
     #[error("The {0} cannot be moved to project {1}: make a new one there.")]
     OtherProject(Thing, i64),
+    /// Only the status was to change, and something else would.
+    #[error(
+        "This key may only report a job's status: send the job back as it was read, with another status. To change more it lacks the scope submit."
+    )]
+    OnlyStatus,
     /// An archived project where an active one is needed.
     #[error("Project {0} is archived: set its status to ACTIVE first.")]
     Archived(i64),

@@ -11,9 +11,9 @@
 pub mod clients;
 mod error;
 pub mod jobs;
-mod page;
+
 pub mod projects;
 pub mod tasks;
 
+pub use crate::postgres::{Listing, Page, no_number};
 pub use error::{Error, Result, Thing};
-pub use page::{Listing, Page};

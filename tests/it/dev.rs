@@ -49,7 +49,10 @@ impl Dev {
         let port = free_ports();
         let mut dev = Self::spawn(folder, port, &["--port", &port.to_string()]);
         for port in [port, port + 1] {
-            dev.wait_for(&format!("port {port} is ready"), async || get(port, "/readyz").await.is_some().then_some(())).await;
+            dev.wait_for(&format!("port {port} is ready"), async || {
+                reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|answer| answer.status() == 200).then_some(())
+            })
+            .await;
         }
         dev
     }
@@ -135,14 +138,21 @@ fn left_in(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-async fn get(port: u16, path: &str) -> Option<Value> {
-    let answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.ok()?;
-    answer.error_for_status().ok()?.json().await.ok()
+/// The key that it made.
+fn key(folder: &Path) -> String {
+    let path = folder.join("admin-key");
+    assert_eq!(fs::metadata(&path).expect("the key is kept").permissions().mode() & 0o777, 0o600);
+    fs::read_to_string(path).expect("it is text").trim().to_owned()
 }
 
-async fn create_project(port: u16, name: &str) {
+async fn get(folder: &Path, port: u16, path: &str) -> Option<Value> {
+    let request = reqwest::Client::new().get(format!("http://127.0.0.1:{port}{path}")).bearer_auth(key(folder));
+    request.send().await.ok()?.error_for_status().ok()?.json().await.ok()
+}
+
+async fn create_project(folder: &Path, port: u16, name: &str) {
     let request = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/projects")).json(&json!({ "name": name }));
-    request.send().await.expect("it answers").error_for_status().expect("it is made");
+    request.bearer_auth(key(folder)).send().await.expect("it answers").error_for_status().expect("it is made");
 }
 
 /// `whatsnext dev` on a folder.
@@ -175,12 +185,12 @@ fn example(output: &str) -> String {
 async fn two_servers_share_what_the_next_run_finds_again() {
     let folder = folder();
     let mut dev = Dev::start(folder.path()).await;
-    create_project(dev.port, "kept").await;
-    assert!(get(dev.port + 1, "/projects/name/kept").await.is_some());
+    create_project(folder.path(), dev.port, "kept").await;
+    assert!(get(folder.path(), dev.port + 1, "/projects/name/kept").await.is_some());
     dev.stop(Signal::SIGTERM).await;
 
     dev = Dev::start(folder.path()).await;
-    assert!(get(dev.port, "/projects/name/kept").await.is_some());
+    assert!(get(folder.path(), dev.port, "/projects/name/kept").await.is_some());
     dev.stop(Signal::SIGINT).await;
 }
 
@@ -205,13 +215,13 @@ async fn what_it_says_to_try_works() {
 async fn a_kill_leaves_no_process_and_no_damage() {
     let folder = folder();
     let mut dev = Dev::start(folder.path()).await;
-    create_project(dev.port, "kept").await;
+    create_project(folder.path(), dev.port, "kept").await;
     dev.send(Signal::SIGKILL);
     dev.end().await;
     eventually("nothing is left", async || left_in(folder.path()).is_empty().then_some(())).await;
 
     let dev = Dev::start(folder.path()).await;
-    assert!(get(dev.port, "/projects/name/kept").await.is_some());
+    assert!(get(folder.path(), dev.port, "/projects/name/kept").await.is_some());
     dev.stop(Signal::SIGTERM).await;
 }
 
@@ -300,11 +310,11 @@ async fn roots_data_goes_where_postgresql_can_get_to_it() {
     fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o700)).expect("it is ours");
     let folder = parent.path().join("below");
     let dev = Dev::start(&folder).await;
-    create_project(dev.port, "kept").await;
+    create_project(&folder, dev.port, "kept").await;
     dev.stop(Signal::SIGTERM).await;
 
     let dev = Dev::start(&folder).await;
-    assert!(get(dev.port, "/projects/name/kept").await.is_some());
+    assert!(get(&folder, dev.port, "/projects/name/kept").await.is_some());
     let data = fs::read_link(folder.join("postgres")).expect("it is a link");
     assert!(!data.starts_with(&folder), "{}", data.display());
     dev.stop(Signal::SIGTERM).await;

@@ -17,7 +17,10 @@ async fn the_document_is_the_snapshot() {
     let document = App::build(database.settings(&[])).unwrap().document();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/openapi.json");
     let snapshot: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(document, snapshot, "expected no change; if it is wanted: whatsnext openapi > tests/snapshots/openapi.json");
+    let mut changed = Vec::new();
+    differences("", &snapshot, &document, &mut changed);
+    let changed = changed.join("\n");
+    assert!(changed.is_empty(), "expected no change; if it is wanted: whatsnext openapi > tests/snapshots/openapi.json\n{changed}");
 }
 
 #[tokio::test]
@@ -38,11 +41,12 @@ async fn every_operation_says_what_it_needs_and_how_it_can_end() {
         if OPEN.contains(&path) {
             assert_eq!((scope, &operation["security"]), (None, &Value::Null), "{name} is open");
         } else {
-            assert!(matches!(scope, Some("read" | "submit" | "work" | "manage")), "{name} needs {scope:?}");
+            assert!(matches!(scope, Some("read" | "submit" | "work" | "manage" | "admin")), "{name} needs {scope:?}");
             assert_eq!(operation["security"].as_array().map(Vec::len), Some(3), "{name} takes a key in three ways");
         }
         if method == "get" && !path.ends_with("/fetch_job") && scope.is_some() {
-            assert_eq!(scope, Some("read"), "{name}");
+            let expected = if (path.starts_with("/keys") && path != "/keys/self") || path.starts_with("/users") { "admin" } else { "read" };
+            assert_eq!(scope, Some(expected), "{name}");
         }
         let responses = operation["responses"].as_object().unwrap();
         for (status, response) in responses {
@@ -129,4 +133,20 @@ fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
             methods.as_object().unwrap().iter().map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
         })
         .collect()
+}
+
+/// The places where two documents differ.
+fn differences(place: &str, before: &Value, after: &Value, found: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
+                let (before, after) = (before.get(name).unwrap_or(&Value::Null), after.get(name).unwrap_or(&Value::Null));
+                differences(&format!("{place}/{name}"), before, after, found);
+            }
+        }
+        (before, after) if before != after => {
+            found.push(format!("{place}: {before:.200} → {after:.200}", before = before.to_string(), after = after.to_string()));
+        }
+        _ => {}
+    }
 }

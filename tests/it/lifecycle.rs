@@ -109,7 +109,10 @@ async fn a_server_that_may_not_start_says_why_in_one_sentence() {
     let port = taken.local_addr().unwrap().port().to_string();
     let free = free_port().to_string();
     let cases: [(&[(&str, &str)], &str); 6] = [
-        (&[("DISABLE_AUTH", "false"), ("PORT", &free)], "does not check keys yet"),
+        (
+            &[("TRUSTED_PROXIES", "10.0.0.0/8, nowhere"), ("PORT", &free)],
+            "trusted_proxies: \"nowhere\" is neither an address nor a network",
+        ),
         (&[("HOST", "0.0.0.0"), ("PORT", &free)], "is not a loopback address"),
         (&[("PORT", &port)], "is in use: stop what uses it, or set another port"),
         (&[("DATABASE_URL", "canary://x"), ("PORT", &free)], "database_url is not of the form"),
@@ -124,4 +127,52 @@ async fn a_server_that_may_not_start_says_why_in_one_sentence() {
         assert!(said.len() == 1 && said[0].contains(sentence), "{environment:?}: expected {sentence:?} in\n{text}");
         assert!(!said[0].contains("canary://"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_server_without_keys_lets_nobody_in_and_says_how_to_make_one() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("DISABLE_AUTH", "false")]).await;
+    for path in ["/projects", "/jobs", "/keys", "/docs", "/openapi.json"] {
+        process.api.get(path).await.problem(401);
+    }
+    let made = program(&database).args(["keys", "create", "--name", "first", "--role", "admin"]).output().unwrap();
+    let printed = String::from_utf8(made.stdout).unwrap();
+    let key = printed.lines().last().unwrap();
+    let api = process.api.with_key(key);
+    for path in ["/projects", "/jobs", "/docs", "/openapi.json"] {
+        assert_eq!(api.get(path).await.status, 200, "{path}");
+    }
+    let listed = api.get("/keys").await.expect(200);
+    assert_eq!((&listed[0]["name"], listed.as_array().map(Vec::len)), (&json!("first"), Some(1)));
+
+    // The command line does what the API does.
+    let id = listed[0]["id"].as_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = program(&database).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["users", "create", "--name", "lab", "--role", "reader"]);
+    let bound =
+        run(&["keys", "create", "--name", "bound", "--role", "admin", "--user", "lab", "--expires", "90d", "--rate-limit", "7", "--json"]);
+    let (data, bound) = bound.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(serde_json::from_str::<Value>(data).unwrap()["rate_limit"], 7);
+    let bound = process.api.with_key(bound);
+    bound.get("/projects").await.expect(200);
+    bound.get("/keys").await.problem(403);
+    run(&["users", "suspend", "lab"]);
+    bound.get("/projects").await.problem(401);
+    let table = run(&["keys", "list"]);
+    assert!(table.lines().count() == 3 && table.contains("first") && table.contains("lab"), "{table}");
+    let rotated = run(&["keys", "rotate", id, "--grace", "1h"]);
+    process.api.with_key(rotated.lines().last().unwrap()).get("/keys").await.expect(200);
+    api.get("/keys").await.expect(200);
+    run(&["keys", "revoke", id]);
+    api.get("/keys").await.problem(401);
+    let shown: Value = serde_json::from_str(&run(&["keys", "show", id, "--json"])).unwrap();
+    assert!(shown["revoked_at"].is_string() && shown["successor"].is_string(), "{shown}");
+    process.signal(Signal::SIGTERM);
+    let (_, log) = process.end().await;
+    assert!(log.contains("there is no key, so every request is refused") && log.contains("whatsnext keys create"), "{log}");
 }

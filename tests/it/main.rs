@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod admission;
 mod bounds;
 mod claims;
 mod contract;
@@ -11,7 +12,9 @@ mod document;
 mod graph;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod model;
+mod permissions;
 mod schema;
 mod stores;
 mod support;

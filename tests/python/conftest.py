@@ -23,7 +23,7 @@ def given(name: str) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The libraries read ~/.netrc and proxies from the environment: here they find neither."""
+    """The libraries read ~/.netrc and proxies from the environment: here they find what the tests put there."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
@@ -55,8 +55,20 @@ def settings(maintenance_url: str, new_settings: Callable[[str], Settings]) -> I
     """A migrated database, and how to run the binary on it."""
     with fresh_database(maintenance_url) as url:
         made = new_settings(url)
-        made.run("migrate")
+        made.migrate()
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def key(settings: Settings, clean_home: Path) -> str:
+    """The key. The libraries find it in ~/.netrc: this is how the published client authenticates without being told."""
+    write_netrc(clean_home, settings.key)
+    return settings.key
+
+
+def write_netrc(home: Path, key: str) -> None:
+    (home / ".netrc").write_text(f"machine {HOST} login key password {key}\n")
+    (home / ".netrc").chmod(0o600)
 
 
 @pytest.fixture(scope="session")
@@ -108,15 +120,19 @@ def elsewhere(project: Project, there: Server) -> Project:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, first: RunningServer, project: Project, name: str) -> CommandLine:
+def cli(tmp_path: Path, first: RunningServer, project: Project, name: str, key: str) -> CommandLine:
     """The published command line, set up for the first server and the project."""
-    return CommandLine(tmp_path / "first", first.port, name)
+    made = CommandLine(tmp_path / "first", first.port, name)
+    write_netrc(made.folder, key)
+    return made
 
 
 @pytest.fixture
-def other_cli(tmp_path: Path, second: RunningServer, project: Project, name: str) -> CommandLine:
+def other_cli(tmp_path: Path, second: RunningServer, project: Project, name: str, key: str) -> CommandLine:
     """The published command line under its short name, set up for the second server and the project."""
-    return CommandLine(tmp_path / "second", second.port, name, executable="wnxt")
+    made = CommandLine(tmp_path / "second", second.port, name, executable="wnxt")
+    write_netrc(made.folder, key)
+    return made
 
 
 LOG_START = pytest.StashKey[dict[Path, int]]()

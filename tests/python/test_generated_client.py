@@ -28,15 +28,15 @@ def generated(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def api(generated: Generated, first: RunningServer) -> Calls:
+def api(generated: Generated, first: RunningServer, key: str) -> Calls:
     """The generated client, at the first server."""
-    return generated.at(first.url)
+    return generated.at(first.url, key)
 
 
 @pytest.fixture
-def other(generated: Generated, second: RunningServer) -> Calls:
+def other(generated: Generated, second: RunningServer, key: str) -> Calls:
     """The generated client, at the second server."""
-    return generated.at(second.url)
+    return generated.at(second.url, key)
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ class TestProblems:
 
     def test_a_problem_that_no_operation_gives_reads_the_same(self, generated: Generated, first: RunningServer) -> None:
         def post(content: str, media_type: str) -> httpx.Response:
-            return httpx.post(f"{first.url}/projects", content=content, headers={"Content-Type": media_type})
+            return httpx.post(f"{first.url}/projects", content=content, headers=first.headers | {"Content-Type": media_type})
 
         answers = [
             (httpx.get(f"{first.url}/no/such/path"), HTTPStatus.NOT_FOUND),

@@ -1,6 +1,6 @@
 -- A page of jobs of every project by id, and how many there are in all. Always at least one row: with an empty page its id is null.
--- $1 status or null for any, $2 only ids above this, $3 skip, $4 limit
-select (select count(*) from jobs j where ($1::text is null or j.status = $1)) as total,
+-- $1 status or null for any, $2 only ids above this, $3 skip, $4 limit, $5 only these projects' or null for all
+select (select count(*) from jobs j where ($1::text is null or j.status = $1) and ($5::bigint[] is null or j.project_id = any ($5))) as total,
        page.id, page.name, page.project_id, page.task_id, page.parameters, page.status, page.priority,
        page.created_at, page.updated_at,
        coalesce((
@@ -13,7 +13,7 @@ from (select) as always
 left join (
     select j.id, j.name, j.project_id, j.task_id, j.parameters, j.status, j.priority, j.created_at, j.updated_at
     from jobs j
-    where ($1::text is null or j.status = $1) and j.id > $2
+    where ($1::text is null or j.status = $1) and ($5::bigint[] is null or j.project_id = any ($5)) and j.id > $2
     order by j.id
     offset $3 limit $4
 ) as page on true

@@ -1,10 +1,14 @@
 //! Who sends a request, and what it must be allowed to do.
 
+use std::ops::Deref;
+
 use poem::{Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions, OAuthScopes,
     registry::{MetaSecurityScheme, Registry},
 };
+
+use crate::{access, api::admission::Principal};
 
 /// What a key can be good for. Every operation names the one that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, OAuthScopes)]
@@ -21,16 +25,42 @@ pub enum Scope {
     /// Creating, changing and deleting projects and tasks.
     #[oai(rename = "manage")]
     Manage,
+    /// Keys, users, limits.
+    #[oai(rename = "admin")]
+    Admin,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Read, Self::Submit, Self::Work, Self::Manage, Self::Admin];
+}
+
+impl From<Scope> for access::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Read => Self::Read,
+            Scope::Submit => Self::Submit,
+            Scope::Work => Self::Work,
+            Scope::Manage => Self::Manage,
+            Scope::Admin => Self::Admin,
+        }
+    }
 }
 
 /// The three ways to give a key, each good for every operation.
 pub const SCHEMES: [&str; 3] = ["api_key", "bearer", "basic"];
 
-/// Whoever sent the request.
-///
-/// Keys are not checked yet: a server starts only with `disable_auth=true`, and everybody is let in.
+/// Whoever sent the request. They may do what the operation needs somewhere; where it matters in which project, the operation asks.
 #[derive(Debug)]
-pub struct Caller;
+pub struct Caller(pub Principal);
+
+impl Deref for Caller {
+    type Target = Principal;
+
+    fn deref(&self) -> &Principal {
+        &self.0
+    }
+}
 
 impl<'a> ApiExtractor<'a> for Caller {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
@@ -66,7 +96,8 @@ impl<'a> ApiExtractor<'a> for Caller {
         SCHEMES.to_vec()
     }
 
-    async fn from_request(_: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        Ok(Self)
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let principal: &Principal = request.data().expect("routes let nobody through without one");
+        Ok(Self(principal.clone()))
     }
 }

@@ -44,7 +44,7 @@ impl Api {
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         /// Only this project's.
         project_id: Query<Option<i64>>,
         /// Only this task's.
@@ -61,7 +61,10 @@ impl Api {
         #[oai(default = "paging::start")]
         after_id: Query<i64>,
     ) -> Result<Paged<Job>, Refusal> {
-        let filter = Filter { project_id: *project_id, task_id: *task_id, status: status.map(|status| status.0) };
+        let visible = caller.readable();
+        // What is asked of a project that may not be seen is what there is of one that does not exist.
+        let project_id = project_id.map(|id| if caller.may(Scope::Read, id) { id } else { NO_PROJECT });
+        let filter = Filter { project_id, task_id: *task_id, status: status.map(|status| status.0), visible };
         let page = queue::Page { after: *after_id, skip: skip.get(), limit: limit.get() };
         Ok(Paged(self.jobs.list(filter, page).await?.map(Job::from)))
     }
@@ -70,10 +73,11 @@ impl Api {
     #[oai(path = "/jobs", method = "post", operation_id = "create_job")]
     async fn create(
         &self,
-        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        #[oai(scope = "Scope::Submit")] caller: Caller,
         body: Body<NewJob>,
     ) -> Result<Created<Job>, Refusal<BadRequest>> {
         let NewJob { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
+        caller.check_named(Scope::Submit, project_id)?;
         let job = new_job(name, task_id, parameters, status, priority, depends);
         let job = self.jobs.create(project_id, &job).await?;
         Ok(Created { location: format!("/jobs/{}", job.id), body: job.into() })
@@ -106,22 +110,26 @@ impl Api {
 
     /// Get a job
     #[oai(path = "/jobs/:job_id", method = "get", operation_id = "get_job")]
-    async fn get(&self, #[oai(scope = "Scope::Read")] _caller: Caller, job_id: Path<i64>) -> Result<Reply<Job>, Refusal<NotFound>> {
-        Ok(Reply(self.jobs.get(*job_id).await?.into()))
+    async fn get(&self, #[oai(scope = "Scope::Read")] caller: Caller, job_id: Path<i64>) -> Result<Reply<Job>, Refusal<NotFound>> {
+        let job = self.jobs.get(*job_id).await?;
+        caller.check_on(Scope::Read, job.project_id, || Thing::Job(job.id))?;
+        Ok(Reply(job.into()))
     }
 
     /// Change a job
     ///
-    /// Takes the whole job. This is also how the published client reports: it sends back what it read, with another status.
+    /// Takes the whole job. This is also how the published client reports: it sends back what it read, with another status. For that the scope `work`
+    /// is enough; to change anything else it takes `submit`.
     #[oai(path = "/jobs/:job_id", method = "put", operation_id = "update_job")]
     async fn update(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work", scope = "Scope::Submit")] caller: Caller,
         job_id: Path<i64>,
         body: Body<JobUpdate>,
     ) -> Result<Reply<JobData>, Refusal<(BadRequest, NotFound)>> {
         let JobUpdate { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
-        let change = Change { project_id, job: new_job(name, task_id, parameters, status, priority, depends) };
+        let only_status = !self.may_change(&caller, *job_id).await?;
+        let change = Change { project_id, job: new_job(name, task_id, parameters, status, priority, depends), only_status };
         Ok(Reply(JobData { data: self.jobs.update(*job_id, &change).await?.into() }))
     }
 
@@ -131,9 +139,10 @@ impl Api {
     #[oai(path = "/jobs/:job_id", method = "delete", operation_id = "delete_job")]
     async fn delete(
         &self,
-        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        #[oai(scope = "Scope::Submit")] caller: Caller,
         job_id: Path<i64>,
     ) -> Result<Gone, Refusal<(NotFound, Conflict)>> {
+        self.check(&caller, Scope::Submit, *job_id).await?;
         self.jobs.delete(*job_id, None).await?;
         Ok(Gone)
     }
@@ -156,9 +165,10 @@ impl Api {
     #[oai(path = "/jobs/:job_id/dependencies", method = "get", operation_id = "get_job_dependencies")]
     async fn dependencies(
         &self,
-        #[oai(scope = "Scope::Read")] _caller: Caller,
+        #[oai(scope = "Scope::Read")] caller: Caller,
         job_id: Path<i64>,
     ) -> Result<Reply<Dependencies>, Refusal<NotFound>> {
+        self.check(&caller, Scope::Read, *job_id).await?;
         Ok(Reply(self.jobs.dependencies(*job_id).await?.into()))
     }
 
@@ -181,6 +191,33 @@ impl Api {
     ) -> Result<Handed, Refusal<NotFound>> {
         let resources = Resources { cpu: available_cpu.get_i32(), accelerators: available_accelerators.get_i32() };
         Ok(Handed::over(connection, Handover::claim(&self.jobs, &self.tasks, *project_id, resources).await?))
+    }
+}
+
+/// No project's id.
+const NO_PROJECT: i64 = 0;
+
+impl Api {
+    /// Whether a caller may do this to a job. A job never moves, so what holds of its project now holds when it is changed.
+    async fn check(&self, caller: &Caller, scope: Scope, job_id: i64) -> Result<(), Error> {
+        if caller.readable().is_none() {
+            return caller.check(scope);
+        }
+        let job = self.jobs.get(job_id).await?;
+        caller.check_on(scope, job.project_id, || Thing::Job(job_id))
+    }
+
+    /// Whether a caller may change all of a job; if not, its status.
+    async fn may_change(&self, caller: &Caller, job_id: i64) -> Result<bool, Error> {
+        if caller.readable().is_none() && caller.check(Scope::Submit).is_ok() {
+            return Ok(true);
+        }
+        let project = self.jobs.get(job_id).await?.project_id;
+        if caller.may(Scope::Submit, project) {
+            return Ok(true);
+        }
+        caller.check_on(Scope::Work, project, || Thing::Job(job_id))?;
+        Ok(false)
     }
 }
 

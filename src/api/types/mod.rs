@@ -58,6 +58,7 @@ macro_rules! documented {
     };
 }
 
+mod access;
 mod depends;
 mod number;
 mod parameters;
@@ -65,8 +66,9 @@ mod status;
 mod text;
 mod time;
 
+pub use access::{Grants, Role};
 pub use depends::{Depends, DependsOn};
-pub use number::{Amount, Flag, JobLimit, Limit, OwnerId, Priority, Skip, Whole};
+pub use number::{Amount, Count, Flag, JobLimit, Limit, OwnerId, Priority, Skip, Whole};
 pub use parameters::Parameters;
 pub use status::{JobStatus, ProjectStatus};
 pub use text::{Name, Prose, Text};

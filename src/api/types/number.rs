@@ -23,6 +23,8 @@ pub type Skip = Whole<0, { i64::MAX }>;
 pub type Amount = Whole<0, { i32::MAX as i64 }>;
 /// Higher is sooner. Not the least number of 32 bits, which has no negative.
 pub type Priority = Whole<{ -(i32::MAX as i64) }, { i32::MAX as i64 }>;
+/// Requests a minute, or seconds.
+pub type Count = Whole<0, 10_000_000>;
 /// 0 or 1.
 pub type Flag = Whole<0, 1>;
 
@@ -39,6 +41,11 @@ impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
     /// The number.
     pub fn get(self) -> i64 {
         self.0
+    }
+
+    /// The number; for those ranges that fit.
+    pub fn get_u32(self) -> u32 {
+        u32::try_from(self.0).expect("the range fits in 32 bits and has nothing below zero")
     }
 
     /// The number; for those ranges that fit.
@@ -134,6 +141,7 @@ documented!(Limit, "limit", range(1, 1000));
 documented!(Skip, "skip", range(0, i64::MAX));
 documented!(Amount, "amount", range(0, i64::from(i32::MAX)));
 documented!(Priority, "priority", range(-i64::from(i32::MAX), i64::from(i32::MAX)));
+documented!(Count, "count", range(0, 10_000_000));
 documented!(Flag, "flag", range(0, 1));
 
 #[cfg(test)]

@@ -20,6 +20,11 @@ pub type Prose = Text<0, 65536>;
 
 impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text.
     pub fn into_string(self) -> String {
         self.0
     }

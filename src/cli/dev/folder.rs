@@ -67,15 +67,25 @@ impl Folder {
         self.path.join("stores.env")
     }
 
-    /// Writes the URLs: whoever sees the file sees all of it.
+    /// A key that may do everything.
+    pub(super) fn key(&self) -> PathBuf {
+        self.path.join("admin-key")
+    }
+
+    /// Writes the URLs.
     pub(super) fn write_urls(&self, urls: &[(&str, String)]) -> anyhow::Result<()> {
         let text: String = urls.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        let unfinished = self.urls().with_added_extension("unfinished");
+        self.write(&self.urls(), &text)
+    }
+
+    /// Writes a file that only its owner may read: whoever sees it sees all of it.
+    pub(super) fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+        let unfinished = path.with_added_extension("unfinished");
         let written = || {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?.write_all(text.as_bytes())?;
-            fs::rename(&unfinished, self.urls())
+            fs::rename(&unfinished, path)
         };
-        written().with_context(|| format!("cannot write {}", self.urls().display()))
+        written().with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// They answer no longer, or not yet.

@@ -13,6 +13,7 @@
 
 mod account;
 mod folder;
+mod key;
 mod postgres;
 mod process;
 mod programs;
@@ -86,6 +87,7 @@ async fn start_and_stay(
         None => report::stores(folder, &stores),
         Some(ports) => {
             stores.migrate().await?;
+            key::first(folder, &stores).await?;
             servers::start(folder, &stores, ports, processes).await?;
             report::servers(folder, &stores, ports);
         }

@@ -29,9 +29,8 @@ pub(super) fn servers(folder: &Folder, stores: &Stores, ports: Ports) {
         "
 WhatsNext is ready.
 
-{list}{stores}
-
-Authentication is off in this version: whoever reaches these ports may do everything. They are open to this machine only.
+{list}  Key      in {key}: it may do everything. More of them: POST /keys
+{stores}
 
 Try it:
 
@@ -39,8 +38,9 @@ Try it:
 
 Ctrl-C, or `kill {process}`, stops all of it.",
         process = process::id(),
+        key = quoted(&folder.key()),
         stores = where_stores_are(folder, stores),
-        example = example(first, last),
+        example = example(&folder.key(), first, last),
     ));
 }
 
@@ -85,15 +85,18 @@ fn where_stores_are(folder: &Folder, stores: &Stores) -> String {
 }
 
 /// A project, a task and a job by way of one server, and the job fetched from another. May be tried again: the project's name has the time in it.
-fn example(first: &str, last: &str) -> String {
+fn example(key: &Path, first: &str, last: &str) -> String {
     let id = r#"sed 's/^{"id":\([0-9]*\).*/\1/'"#;
-    let post = r#"curl -fsS -H 'Content-Type: application/json'"#;
+    let curl = r#"curl -fsS -H "X-API-Key: $key""#;
+    let post = format!("{curl} -H 'Content-Type: application/json'");
+    let key = quoted(key);
     format!(
-        r#"  name=demo-$(date +%s)
+        r#"  key=$(cat {key})
+  name=demo-$(date +%s)
   project=$({post} {first}/projects -d "{{\"name\":\"$name\"}}" | {id})
   task=$({post} {first}/tasks -d "{{\"name\":\"train\",\"project_id\":$project}}" | {id})
   {post} {first}/jobs -d "{{\"name\":\"first\",\"project_id\":$project,\"task_id\":$task,\"parameters\":{{\"lr\":0.1}}}}"
-  curl -fsS {last}/projects/$project/fetch_job"#
+  {curl} {last}/projects/$project/fetch_job"#
     )
 }
 

@@ -96,7 +96,7 @@ fn environment(stores: &Stores, port: u16) -> Vec<(String, Option<String>)> {
     let own = [
         ("host", HOST.to_string()),
         ("port", port.to_string()),
-        ("disable_auth", "true".to_owned()),
+        ("disable_auth", "false".to_owned()),
         ("docs", "public".to_owned()),
         ("shutdown_timeout_seconds", SHUTDOWN_TIMEOUT.to_owned()),
     ];

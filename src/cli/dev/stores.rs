@@ -62,6 +62,11 @@ impl Stores {
         settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
+    /// What a server has for its settings.
+    pub(super) fn server_settings(&self) -> anyhow::Result<Settings> {
+        load(self.settings())
+    }
+
     /// Makes WhatsNext's database if it is not there.
     pub(super) async fn create_database(&self) -> anyhow::Result<()> {
         let database = Database::new(&maintenance(&self.database)?)?;
@@ -70,7 +75,7 @@ impl Stores {
 
     /// Brings the schema up to date.
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
-        migrate::run(&load(self.settings())?).await.context("cannot bring the database's schema up to date").map(drop)
+        migrate::run(&self.server_settings()?).await.context("cannot bring the database's schema up to date").map(drop)
     }
 }
 

@@ -44,7 +44,7 @@ impl Store {
     pub async fn list(&self, active_only: bool, page: Page<&str>) -> Result<Listing<Client>> {
         let connection = self.database.client().await?;
         let params: Params<'_> = &[&active_only, &page.after, &page.skip, &page.limit];
-        Listing::read(sql::LIST, &connection, params, client, |row| row.get::<_, Option<&str>>("id").is_none()).await
+        Ok(Listing::read(sql::LIST, &connection, params, client, |row| row.get::<_, Option<&str>>("id").is_none()).await?)
     }
 
     /// Changes a client.

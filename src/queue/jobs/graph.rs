@@ -20,6 +20,8 @@
 //! the second lock is enough. This is tried first; `Step::NeedsGraph` starts it over with the first lock. Where ids do not run
 //! down the graph (dependencies given later by PUT) two transactions can meet in a deadlock; PostgreSQL ends one, which is run again.
 
+use serde_json::value::RawValue;
+
 use super::{Change, Job, NewJob, Status, Store, store, submit};
 use crate::{
     postgres::{
@@ -153,12 +155,16 @@ impl Work for Update<'_> {
         }
         let mut locked = lock(transaction, id).await?;
 
+        if change.only_status && !is_same(&store::job(&jobs::GET.one(transaction, &[&id]).await?), &change.job) {
+            return Err(Error::OnlyStatus);
+        }
         let mut asked = change.job.depends.clone();
         asked.sort_unstable();
         if asked != locked.depends {
             let Some(parents) = parents else { return Ok(Step::NeedsGraph(locked.project_id)) };
             let missing = asked.iter().find(|parent| !parents.contains_key(parent)).copied();
             match missing {
+                None if change.only_status => return Err(Error::OnlyStatus),
                 None => set_parents(transaction, &mut locked, &asked).await?,
                 Some(missing) => {
                     // A client reports by sending back the whole job that it read. What the job depended on may have been deleted since,
@@ -266,6 +272,16 @@ impl Work for Clear {
         let locked: Vec<i64> = sql::LOCK_QUEUE.one(transaction, &[&self.project_id]).await?.get("ids");
         Ok(sql::CLEAR_QUEUE.one(transaction, &[&locked]).await?.get("deleted"))
     }
+}
+
+/// Whether a job is to stay what it is, but for its status and its dependencies. Parameters are compared by what they mean: who read them and sends them
+/// back may write them in another way.
+fn is_same(job: &Job, asked: &NewJob) -> bool {
+    let means = |text: &RawValue| serde_json::from_str::<serde_json::Value>(text.get()).ok();
+    job.name == asked.name
+        && job.task_id == asked.task_id
+        && job.priority == asked.priority
+        && means(&job.parameters) == means(&asked.parameters)
 }
 
 async fn lock(transaction: &Transaction<'_>, id: i64) -> Result<Locked> {

@@ -44,6 +44,8 @@ pub struct Change {
     pub project_id: i64,
     /// Everything else.
     pub job: NewJob,
+    /// Whether nothing but the status may differ from what the job is.
+    pub only_status: bool,
 }
 
 /// A job that another one depends on.
@@ -65,12 +67,14 @@ pub struct Dependencies {
 }
 
 /// Which jobs a list is about.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the fields are those of Job")]
 pub struct Filter {
     pub project_id: Option<i64>,
     pub task_id: Option<i64>,
     pub status: Option<Status>,
+    /// The projects that may be seen; nothing stands for all.
+    pub visible: Option<Vec<i64>>,
 }
 
 /// Where a job stands.

@@ -9,7 +9,7 @@ use crate::{
         query::jobs as sql,
         types::{Json, ToSql},
     },
-    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+    queue::{Error, Listing, Page, Result, Thing, no_number},
 };
 
 /// The jobs.
@@ -41,13 +41,13 @@ impl Store {
         let client = self.database.client().await?;
         let status = filter.status.map(Status::as_str);
         let Page { after, skip, limit } = page;
-        let Filter { task_id, project_id, .. } = filter;
+        let Filter { task_id, project_id, visible, .. } = filter;
         let (list, params): (_, &[&(dyn ToSql + Sync)]) = match (&task_id, &project_id) {
-            (Some(task), project) => (sql::LIST_BY_TASK, &[&status, &after, &skip, &limit, task, project]),
+            (Some(task), project) => (sql::LIST_BY_TASK, &[&status, &after, &skip, &limit, task, project, &visible]),
             (None, Some(project)) => (sql::LIST_BY_PROJECT, &[&status, &after, &skip, &limit, project]),
-            (None, None) => (sql::LIST, &[&status, &after, &skip, &limit]),
+            (None, None) => (sql::LIST, &[&status, &after, &skip, &limit, &visible]),
         };
-        Listing::read(list, &client, params, job, no_number).await
+        Ok(Listing::read(list, &client, params, job, no_number).await?)
     }
 
     /// A job with what it depends on.

@@ -6,7 +6,7 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, projects as sql},
     },
-    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+    queue::{Error, Listing, Page, Result, Thing, no_number},
 };
 
 /// The projects.
@@ -54,11 +54,11 @@ impl Store {
         row.map(|row| project(&row)).ok_or_else(|| Error::NotFound(Thing::ProjectNamed(name.to_owned())))
     }
 
-    /// A page of all projects, or of those with a status.
-    pub async fn list(&self, status: Option<Status>, page: Page<i64>) -> Result<Listing<Project>> {
+    /// A page of all projects, or of those with a status; of those that may be seen, if that is not all of them.
+    pub async fn list(&self, status: Option<Status>, visible: Option<&[i64]>, page: Page<i64>) -> Result<Listing<Project>> {
         let client = self.database.client().await?;
-        let params: Params<'_> = &[&status.map(Status::as_str), &page.after, &page.skip, &page.limit];
-        Listing::read(sql::LIST, &client, params, project, no_number).await
+        let params: Params<'_> = &[&status.map(Status::as_str), &page.after, &page.skip, &page.limit, &visible];
+        Ok(Listing::read(sql::LIST, &client, params, project, no_number).await?)
     }
 
     /// Replaces what a project says.

@@ -6,7 +6,7 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, graph, tasks as sql},
     },
-    queue::{Error, Listing, Page, Result, Thing, page::no_number},
+    queue::{Error, Listing, Page, Result, Thing, no_number},
 };
 
 /// The tasks.
@@ -48,14 +48,14 @@ impl Store {
         row.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))
     }
 
-    /// One task by its name: the project's, or the oldest of that name if no project is given.
+    /// One task by its name: the project's, or the oldest of that name if no project is given; of the projects that may be seen, if that is not all.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`].
-    pub async fn get_by_name(&self, name: &str, project_id: Option<i64>) -> Result<Task> {
+    pub async fn get_by_name(&self, name: &str, project_id: Option<i64>, visible: Option<&[i64]>) -> Result<Task> {
         let client = self.database.client().await?;
-        let row = sql::GET_BY_NAME.maybe(&client, &[&name, &project_id]).await?;
+        let row = sql::GET_BY_NAME.maybe(&client, &[&name, &project_id, &visible]).await?;
         row.map(|row| task(&row)).ok_or_else(|| Error::NotFound(Thing::TaskNamed(name.to_owned())))
     }
 
@@ -63,7 +63,7 @@ impl Store {
     pub async fn list(&self, project_id: i64, page: Page<i64>) -> Result<Listing<Task>> {
         let client = self.database.client().await?;
         let params: Params<'_> = &[&project_id, &page.after, &page.skip, &page.limit];
-        Listing::read(sql::LIST, &client, params, task, no_number).await
+        Ok(Listing::read(sql::LIST, &client, params, task, no_number).await?)
     }
 
     /// Changes a task. A changed requirement holds at once for all its jobs that are not claimed yet.

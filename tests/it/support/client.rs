@@ -1,6 +1,9 @@
 //! A client that says what it expected.
 
-use reqwest::{Client, Method, Response, header::HeaderMap};
+use reqwest::{
+    Client, Method, Response,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
 use serde_json::{Value, json};
 
 /// An answer.
@@ -50,6 +53,13 @@ impl Api {
     pub(crate) fn new(base: &str) -> Self {
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().expect("a client");
         Self { base: base.to_owned(), client }
+    }
+
+    /// The same API, with a key.
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-api-key"), HeaderValue::from_str(key).expect("a key"))]);
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().default_headers(headers).build();
+        Self { base: self.base.clone(), client: client.expect("a client") }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Json {

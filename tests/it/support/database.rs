@@ -49,7 +49,9 @@ impl TestDatabase {
 
     async fn create(admin: &Client, how: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("whatsnext_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        // Other runs may use the same stores, and processes' ids come again.
+        let random = &uuid::Uuid::new_v4().simple().to_string()[..8];
+        let name = format!("whatsnext_test_{}_{}_{random}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         admin.batch_execute(&format!("create database {name} {how}")).await.expect("a database is created");
         Self { name }
     }
@@ -62,6 +64,11 @@ impl TestDatabase {
     /// The library's way to this database.
     pub(crate) fn database(&self) -> Database {
         Database::new(&self.settings(&[])).expect("a pool")
+    }
+
+    /// Its name, which no other test's has.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its URL.
@@ -120,7 +127,13 @@ impl Drop for TestDatabase {
 }
 
 fn settings_of(name: &str, flags: &[(&str, &str)]) -> Settings {
-    let own = [("database_url", url_of(name)), ("redis_url", store_url("WHATSNEXT_TEST_REDIS_URL")), ("disable_auth", "true".to_owned())];
+    let own = [
+        ("database_url", url_of(name)),
+        ("redis_url", store_url("WHATSNEXT_TEST_REDIS_URL")),
+        ("redis_key_prefix", name.to_owned()),
+        ("disable_auth", "true".to_owned()),
+        ("rate_limit_per_minute", "0".to_owned()),
+    ];
     let flags = own.into_iter().chain(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
     let flags = flags.map(|(name, value)| (name.to_owned(), value)).collect();
     load(&Sources { flags, ..Sources::default() }).expect("the settings are sound").settings

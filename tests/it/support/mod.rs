@@ -4,6 +4,7 @@
 
 mod client;
 mod database;
+mod keys;
 mod proxy;
 mod server;
 
@@ -11,8 +12,9 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use client::Api;
+pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
+pub(crate) use keys::{make_key, make_key_with};
 pub(crate) use proxy::{Proxy, Tls};
 pub(crate) use server::{Process, Server, free_port, program};
 

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -15,7 +16,7 @@ use rustls::{
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
 };
@@ -64,6 +65,7 @@ enum Target {
 pub(crate) struct Proxy {
     address: SocketAddr,
     whole: watch::Sender<bool>,
+    slow: watch::Sender<Duration>,
     encrypted: Arc<AtomicBool>,
 }
 
@@ -92,20 +94,23 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let whole = watch::Sender::new(true);
+        let slow = watch::Sender::new(Duration::ZERO);
+        let slowness = slow.subscribe();
         let encrypted = Arc::new(AtomicBool::new(false));
         let (watch, seen) = (whole.clone(), encrypted.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (target, acceptor, mut state, seen) = (target.clone(), acceptor.clone(), watch.subscribe(), seen.clone());
+                let slowness = slowness.clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = state.wait_for(|whole| !whole) => {}
-                        _ = forward(stream, target, acceptor, &seen) => {}
+                        _ = forward(stream, target, acceptor, &slowness, &seen) => {}
                     }
                 });
             }
         });
-        Self { address, whole, encrypted }
+        Self { address, whole, slow, encrypted }
     }
 
     /// Ends all connections and lets no new one live.
@@ -116,6 +121,11 @@ impl Proxy {
     /// Lets connections through again.
     pub(crate) fn mend(&self) {
         self.whole.send_replace(true);
+    }
+
+    /// Answers come this much later from now on; half an hour is for ever.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        self.slow.send_replace(by);
     }
 
     /// Whether the last connection that began to talk was encrypted.
@@ -146,33 +156,63 @@ fn postgresql() -> Target {
     }
 }
 
-async fn forward(mut stream: TcpStream, target: Target, acceptor: Option<TlsAcceptor>, encrypted: &AtomicBool) -> io::Result<()> {
+async fn forward(
+    mut stream: TcpStream,
+    target: Target,
+    acceptor: Option<TlsAcceptor>,
+    slowness: &watch::Receiver<Duration>,
+    encrypted: &AtomicBool,
+) -> io::Result<()> {
     let mut first = [0; 8];
     stream.peek(&mut first).await?;
     if first != SSL_REQUEST {
         encrypted.store(false, Ordering::SeqCst);
-        return join(stream, target).await;
+        return join(stream, target, slowness).await;
     }
     stream.read_exact(&mut first).await?;
     match acceptor {
         None => {
             stream.write_all(b"N").await?;
             encrypted.store(false, Ordering::SeqCst);
-            join(stream, target).await
+            join(stream, target, slowness).await
         }
         Some(acceptor) => {
             stream.write_all(b"S").await?;
             let stream = acceptor.accept(stream).await?;
             encrypted.store(true, Ordering::SeqCst);
-            join(stream, target).await
+            join(stream, target, slowness).await
         }
     }
 }
 
-async fn join(mut stream: impl AsyncRead + AsyncWrite + Unpin, target: Target) -> io::Result<()> {
+async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, slowness: &watch::Receiver<Duration>) -> io::Result<()> {
     match target {
-        Target::Tcp(address) => copy_bidirectional(&mut stream, &mut TcpStream::connect(address).await?).await?,
-        Target::Unix(path) => copy_bidirectional(&mut stream, &mut UnixStream::connect(path).await?).await?,
+        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, slowness).await,
+        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, slowness).await,
+    }
+}
+
+async fn both_ways(
+    near: impl AsyncRead + AsyncWrite,
+    far: impl AsyncRead + AsyncWrite,
+    slowness: &watch::Receiver<Duration>,
+) -> io::Result<()> {
+    let ((mut near_reader, mut near_writer), (mut far_reader, mut far_writer)) = (tokio::io::split(near), tokio::io::split(far));
+    let there = async {
+        tokio::io::copy(&mut near_reader, &mut far_writer).await?;
+        far_writer.shutdown().await
     };
-    Ok(())
+    let back = async {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let length = far_reader.read(&mut buffer).await?;
+            if length == 0 {
+                return near_writer.shutdown().await;
+            }
+            let delay = *slowness.borrow();
+            tokio::time::sleep(delay).await;
+            near_writer.write_all(&buffer[..length]).await?;
+        }
+    };
+    tokio::try_join!(there, back).map(drop)
 }

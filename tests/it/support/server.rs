@@ -10,7 +10,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use whatsnext::app::App;
 
@@ -66,17 +69,28 @@ impl Process {
         Self::start_with(database, &[]).await
     }
 
+    /// Starts a server that wants connections to be announced, and waits until it listens.
+    pub(crate) async fn start_with_announcement(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
+        let process = Self::spawn(database, environment);
+        eventually("a server listens", || async { TcpStream::connect(process.address()).await.is_ok() }).await;
+        process
+    }
+
     /// Starts a server with these variables in its environment and waits until it is ready.
     pub(crate) async fn start_with(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
-        let port = free_port();
-        let mut command = program(database);
-        command.arg("serve").env("PORT", port.to_string()).envs(environment.iter().copied());
-        let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
-        let process = Self { api: Api::new(&format!("http://127.0.0.1:{port}")), port, child };
+        let process = Self::spawn(database, environment);
         let api = &process.api;
         eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await.is_some_and(|status| status == 200) })
             .await;
         process
+    }
+
+    fn spawn(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let mut command = program(database);
+        command.arg("serve").env("PORT", port.to_string()).envs(environment.iter().copied());
+        let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        Self { api: Api::new(&format!("http://127.0.0.1:{port}")), port, child }
     }
 
     /// Where it listens.
@@ -125,7 +139,9 @@ pub(crate) fn program(database: &TestDatabase) -> Command {
         .current_dir(std::env::temp_dir())
         .env("DATABASE_URL", database.url())
         .env("REDIS_URL", store_url("WHATSNEXT_TEST_REDIS_URL"))
-        .env("DISABLE_AUTH", "true");
+        .env("REDIS_KEY_PREFIX", database.name())
+        .env("DISABLE_AUTH", "true")
+        .env("RATE_LIMIT_PER_MINUTE", "0");
     command
 }
 

@@ -38,8 +38,8 @@ class Generated:
         assert len(found) == 1, f"the operation {operation_id} has one module, not {found}"
         return importlib.import_module(f"{PACKAGE}.api.{found[0].parent.name}.{operation_id}")
 
-    def at(self, url: str) -> "Calls":
-        return Calls(self, url)
+    def at(self, url: str, key: str) -> "Calls":
+        return Calls(self, url, key)
 
 
 class Calls:
@@ -48,10 +48,10 @@ class Calls:
     The answer has `status_code`, `headers`, `content`, and `parsed`: an object of a generated class.
     """
 
-    def __init__(self, generated: Generated, url: str) -> None:
+    def __init__(self, generated: Generated, url: str, key: str) -> None:
         client = importlib.import_module(f"{PACKAGE}.client")
         self._generated = generated
-        self.client = client.AuthenticatedClient(url, token="not checked yet", raise_on_unexpected_status=True)
+        self.client = client.AuthenticatedClient(url, token=key, raise_on_unexpected_status=True)
 
     def __getattr__(self, operation_id: str) -> Any:
         call = self._generated.operation(operation_id).sync_detailed

@@ -31,6 +31,10 @@ class Settings:
     database_url: str
     redis_url: str
     folder: Path
+    # A key that may do everything. `migrate` makes one.
+    key: str = ""
+    # Keys of the configuration.
+    api_keys: str = ""
 
     def environment(self) -> dict[str, str]:
         """Only what is named here: nothing that the developer's shell happens to have reaches the server."""
@@ -40,8 +44,22 @@ class Settings:
             "LANG": "C.UTF-8",
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
-            "DISABLE_AUTH": "true",
+            # The database's name is nobody else's.
+            "REDIS_KEY_PREFIX": self.database_url.rsplit("/", 1)[1],
+            "RATE_LIMIT_PER_MINUTE": "0",
+            "AUTH_FAILURES_PER_MINUTE": "0",
+            "API_KEYS": self.api_keys,
         }
+
+    def migrate(self) -> None:
+        """Makes the schema and the key."""
+        self.run("migrate")
+        self.key = self.run("keys", "create", "--name", "tests", "--role", "admin").splitlines()[-1]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request is authenticated with."""
+        return {"X-API-Key": self.key}
 
     def run(self, *arguments: str) -> str:
         """Runs a command of the binary to its end and returns what it printed."""
@@ -65,6 +83,7 @@ class RunningServer:
     port: int
     process: subprocess.Popen
     log: Path
+    headers: dict[str, str]
 
     @property
     def url(self) -> str:
@@ -72,7 +91,7 @@ class RunningServer:
 
     def get(self, path: str, **parameters: object) -> httpx.Response:
         """A plain GET, for what no client under test reads."""
-        return httpx.get(f"{self.url}{path}", params=parameters, timeout=30)
+        return httpx.get(f"{self.url}{path}", params=parameters, headers=self.headers, timeout=30)
 
 
 # Those of this moment, for the log lines that a failed test shows.
@@ -105,7 +124,7 @@ def _start(settings: Settings, output: IO[bytes], log: Path) -> RunningServer:
             stdout=output,
             stderr=output,
         )
-        server = RunningServer(port, process, log)
+        server = RunningServer(port, process, log, settings.headers)
         try:
             if until(f"{server.url} is ready", partial(_is_ready_or_gone, server), START_SECONDS) == "ready":
                 return server

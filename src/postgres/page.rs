@@ -1,7 +1,6 @@
 //! Pages of lists.
 
-use super::Result;
-use crate::postgres::{Client, LargePage, Query, Row, query::Params};
+use super::{Client, Error, LargePage, Query, Row, query::Params};
 
 /// How many bytes the rows of a page may have, so that what a server holds for its callers is bounded.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -33,14 +32,14 @@ impl<T> Listing<T> {
     ///
     /// # Errors
     ///
-    /// [`super::Error::PageTooLarge`], or that of the database.
-    pub(super) async fn read(
+    /// [`Error::TooLarge`], or that of the statement.
+    pub async fn read(
         list: Query,
         client: &Client,
         params: Params<'_>,
         item: impl Fn(&Row) -> T,
         is_empty: impl Fn(&Row) -> bool,
-    ) -> Result<Self> {
+    ) -> Result<Self, Error> {
         let (rows, large) = list.within(MAX_BYTES, client, params).await?;
         let total = rows.first().map_or(0, |row| row.get("total"));
         let items = rows.iter().filter(|row| !is_empty(row)).map(item).collect();
@@ -54,6 +53,6 @@ impl<T> Listing<T> {
 }
 
 /// Whether a list's row is the one that stands for an empty page of things with numbers as ids.
-pub(super) fn no_number(row: &Row) -> bool {
+pub fn no_number(row: &Row) -> bool {
     row.get::<_, Option<i64>>("id").is_none()
 }

@@ -1,0 +1,195 @@
+//! What coming in costs over HTTP: a GET with a key and a limit, beside a bare poem handler that makes the same Redis and PostgreSQL calls; and a flood
+//! over the limit, beside a bare handler that refuses.
+//!
+//! `deploy/bench.sh` starts PostgreSQL and Redis and runs it. The bare server is this program itself, in a process of its own. Load generator, servers,
+//! PostgreSQL and Redis share the machine, and both servers are measured in turns, so read the ratio.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is a benchmark")]
+
+#[path = "../tests/it/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod support;
+
+use std::{
+    net::SocketAddr,
+    process::{Child, Command},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::{Manager, Pool};
+use poem::{
+    EndpointExt, IntoResponse, Response, Route, Server,
+    http::StatusCode,
+    listener::TcpListener,
+    web::{Data, Path},
+};
+use redis::aio::ConnectionManager;
+use serde_json::json;
+use support::{Process, TestDatabase, free_port, make_key_with, store_url};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use whatsnext::{
+    access::{Grants, Role},
+    limits::{Admission, Guard, Limits, Window},
+};
+
+/// How long it is one server's turn.
+const TURN: Duration = Duration::from_secs(2);
+const TURNS: usize = 5;
+const CONNECTIONS: usize = 64;
+
+#[tokio::main]
+async fn main() {
+    if let Ok(port) = std::env::var("BARE_PORT") {
+        return bare(&port).await;
+    }
+    let database = TestDatabase::new().await;
+    let unlimited = make_key_with(&database, Grants::All(Role::Admin), |new| new.rate_limit = Some(10_000_000)).await;
+    let limited = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(1)).await;
+    let ours = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("LOG_FILTER", "warn")]).await;
+    ours.api.with_key(unlimited.expose()).post("/projects", json!({"name": "p"})).await.expect(201);
+    let bare = Bare::start(&database, &unlimited.id().to_string()).await;
+
+    println!("| what | ours | bare | ours ÷ bare | bar |\n| --- | --- | --- | --- | --- |");
+    let read = |key: &str| format!("GET /projects/1 HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\n\r\n");
+    compare("read, with a key and a limit", (ours.address(), read(unlimited.expose())), (bare.address, read(unlimited.expose())), 200)
+        .await;
+    let refused = "GET /refused HTTP/1.1\r\nhost: t\r\n\r\n".to_owned();
+    compare("flood over the limit", (ours.address(), read(limited.expose())), (bare.address, refused), 429).await;
+    println!("| resident memory with {CONNECTIONS} connections | {} MiB | | | ≤ 100 MiB |", ours.resident_bytes() / 1024 / 1024);
+}
+
+async fn compare(what: &str, ours: (SocketAddr, String), bare: (SocketAddr, String), expected: u16) {
+    let mut rates = [Vec::new(), Vec::new()];
+    for _ in 0..TURNS {
+        for ((address, request), rates) in [&ours, &bare].into_iter().zip(&mut rates) {
+            rates.push(load(*address, request, expected).await);
+        }
+    }
+    let [ours, bare] = rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[TURNS / 2]
+    });
+    println!("| {what} | {ours:.0}/s | {bare:.0}/s | {:.2} | ≥ 0.8 |", ours / bare);
+}
+
+/// How many answers with this status come in a second, when each connection asks again as soon as it was answered.
+async fn load(address: SocketAddr, request: &str, expected: u16) -> f64 {
+    let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let start = Instant::now();
+    let asking: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let (request, stop, answers) = (request.to_owned(), stop.clone(), answers.clone());
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let mut buffer = Vec::with_capacity(4096);
+                while !stop.load(Ordering::Relaxed) {
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    let status = answer(&mut stream, &mut buffer).await;
+                    // The first of a window that is full for everybody else.
+                    answers.fetch_add(u64::from(status == expected), Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(TURN).await;
+    stop.store(true, Ordering::Relaxed);
+    futures_util::future::join_all(asking).await;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let answers = answers.load(Ordering::Relaxed) as f64;
+    answers / start.elapsed().as_secs_f64()
+}
+
+/// Reads one answer whole; returns its status.
+async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
+    buffer.clear();
+    loop {
+        if let Some(head) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let text = std::str::from_utf8(&buffer[..head]).unwrap();
+            let length = text.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+            if buffer.len() >= head + 4 + length.unwrap_or(0) {
+                return text.split(' ').nth(1).unwrap().parse().unwrap();
+            }
+        }
+        assert!(stream.read_buf(buffer).await.unwrap() > 0, "the server goes on");
+    }
+}
+
+/// The bare server.
+struct Bare {
+    address: SocketAddr,
+    child: Child,
+}
+
+impl Bare {
+    async fn start(database: &TestDatabase, key: &str) -> Self {
+        let port = free_port();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .env("BARE_PORT", port.to_string())
+            .env("BARE_DATABASE", database.url())
+            .env("BARE_PREFIX", database.name())
+            .env("BARE_KEY", key)
+            .spawn()
+            .unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        support::eventually("the bare server listens", || async { TcpStream::connect(address).await.is_ok() }).await;
+        Self { address, child }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[derive(Clone)]
+struct Stores {
+    redis: ConnectionManager,
+    limits: Arc<Limits>,
+    key: Arc<str>,
+    pool: Pool,
+}
+
+async fn bare(port: &str) {
+    let variable = |name| std::env::var(name).unwrap();
+    let client = redis::Client::open(store_url("WHATSNEXT_TEST_REDIS_URL")).unwrap();
+    let config = variable("BARE_DATABASE").parse().unwrap();
+    let stores = Stores {
+        redis: ConnectionManager::new(client).await.unwrap(),
+        limits: Arc::new(Limits::new(variable("BARE_PREFIX"))),
+        key: variable("BARE_KEY").into(),
+        pool: Pool::builder(Manager::new(config, tokio_postgres::NoTls)).max_size(16).build().unwrap(),
+    };
+    let refused = poem::endpoint::make_sync(|_| Response::builder().status(StatusCode::TOO_MANY_REQUESTS).body("{\"status\":429}"));
+    let routes = Route::new().at("/projects/:id", poem::get(project)).at("/refused", refused).data(stores);
+    Server::new(TcpListener::bind(format!("127.0.0.1:{port}"))).run(routes).await.unwrap();
+}
+
+#[poem::handler]
+async fn project(Path(id): Path<i64>, Data(stores): Data<&Stores>) -> Response {
+    const GET: &str = "select id, name, description, status, created_at, updated_at from projects where id = $1";
+    let window = Window { name: "api", limit: 600, length: Duration::from_secs(60), weight: 1, own_limit: true };
+    let admitted = stores.limits.admit(&mut stores.redis.clone(), &stores.key, Some(Guard { version: 1 }), &[window]).await.unwrap();
+    assert!(matches!(admitted, Admission::Admitted { .. }), "{admitted:?}");
+    let client = stores.pool.get().await.unwrap();
+    let row = client.query_one(&client.prepare_cached(GET).await.unwrap(), &[&id]).await.unwrap();
+    let time = |name| row.get::<_, chrono::DateTime<chrono::Utc>>(name).to_rfc3339();
+    let body = json!({
+        "id": row.get::<_, i64>("id"),
+        "name": row.get::<_, &str>("name"),
+        "description": row.get::<_, &str>("description"),
+        "status": row.get::<_, &str>("status"),
+        "created_at": time("created_at"),
+        "updated_at": time("updated_at"),
+    });
+    poem::web::Json(body).into_response()
+}

@@ -1,0 +1,2 @@
+-- Whether there is any key.
+select exists (select from keys) as present

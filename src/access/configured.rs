@@ -1,0 +1,53 @@
+//! Keys that stand in the configuration (`api_keys`), as the Python server had them.
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// The configured keys, of which only digests are kept. All of them may do everything.
+#[derive(Clone, Default)]
+pub struct ConfiguredKeys(Vec<[u8; 32]>);
+
+impl ConfiguredKeys {
+    /// Those of a comma-separated list.
+    pub fn new(list: &SecretString) -> Self {
+        let keys = list.expose_secret().split(',').map(str::trim).filter(|key| !key.is_empty());
+        Self(keys.map(digest).collect())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Which of the keys this is, if any. Takes as long whichever it is, and whether it is one.
+    pub fn position(&self, presented: &str) -> Option<usize> {
+        let presented = digest(presented);
+        let mut found = None;
+        for (position, key) in self.0.iter().enumerate() {
+            if bool::from(key.ct_eq(&presented)) {
+                found = Some(position);
+            }
+        }
+        found
+    }
+}
+
+fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_key_is_found_whole_or_not_at_all() {
+        let keys = ConfiguredKeys::new(&SecretString::from(" one, two ,,three"));
+        assert_eq!(["one", "two", "three"].map(|key| keys.position(key)), [Some(0), Some(1), Some(2)]);
+        for wrong in ["", " ", ",", "one,two", " one", "ONE", "on"] {
+            assert_eq!(keys.position(wrong), None, "{wrong:?}");
+        }
+        assert!(ConfiguredKeys::new(&SecretString::from(" , ")).is_empty());
+    }
+}

@@ -1,0 +1,78 @@
+//! The live copy of keys in Redis, which servers look at with every request.
+//!
+//! A record is a hash. The script that admits requests reads `version`, `expires_at_ms`, `dead` and `limit` of it (`limits::store`); the other fields are
+//! for a server that meets the key for the first time. Records are kept for [`KEPT`] and then read from PostgreSQL anew, so that whatever may have gone
+//! wrong with a copy (a Redis that was restored from an old snapshot, a writer that died between both stores) ends by then at the latest.
+
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
+
+use ::redis::{RedisError, Script, aio::ConnectionLike, cmd};
+use chrono::DateTime;
+
+use super::{KeyId, Record};
+
+/// How long a copy is good.
+pub const KEPT: Duration = Duration::from_secs(60);
+
+static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("fill.lua")));
+
+/// Reads the record at this key of Redis; nothing if there is none, or none that can be read.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn read(connection: &mut (impl ConnectionLike + Send), key: &str, id: KeyId) -> Result<Option<Record>, RedisError> {
+    let fields: HashMap<String, String> = match cmd("HGETALL").arg(key).query_async(connection).await {
+        Ok(fields) => fields,
+        Err(error) if error.code() == Some("WRONGTYPE") => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(record(id, fields))
+}
+
+/// Writes a record there, unless a newer one is. Returns whether it is there now.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn write(connection: &mut (impl ConnectionLike + Send), key: &str, record: &Record) -> Result<bool, RedisError> {
+    let mut call = FILL.key(key);
+    call.arg(record.version).arg(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
+    call.arg("name").arg(&record.name);
+    call.arg("hash").arg(&record.hash);
+    call.arg("grants").arg(serde_json::to_string(&record.grants).expect("grants are plain data"));
+    if let Some(user) = &record.user {
+        call.arg("user").arg(serde_json::to_string(user).expect("a user is plain data"));
+    }
+    if let Some(limit) = record.rate_limit {
+        call.arg("limit").arg(limit);
+    }
+    if let Some(end) = record.expires_at {
+        call.arg("expires_at_ms").arg(end.timestamp_millis());
+    }
+    if record.dead {
+        call.arg("dead").arg(1);
+    }
+    call.invoke_async(connection).await
+}
+
+fn record(id: KeyId, mut fields: HashMap<String, String>) -> Option<Record> {
+    let user = match fields.remove("user") {
+        Some(user) => Some(serde_json::from_str(&user).ok()?),
+        None => None,
+    };
+    let number = |text: Option<String>| text.map(|text| text.parse().ok()).map_or(Some(None), |number| number.map(Some));
+    Some(Record {
+        id,
+        name: fields.remove("name")?,
+        version: fields.remove("version")?.parse().ok()?,
+        hash: fields.remove("hash")?,
+        grants: serde_json::from_str(&fields.remove("grants")?).ok()?,
+        user,
+        rate_limit: number(fields.remove("limit"))?.map(u32::try_from).transpose().ok()?,
+        expires_at: number(fields.remove("expires_at_ms"))?
+            .map(|at: i64| DateTime::from_timestamp_millis(at))
+            .map_or(Some(None), |at| at.map(Some))?,
+        dead: fields.contains_key("dead"),
+    })
+}

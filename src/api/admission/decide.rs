@@ -1,0 +1,135 @@
+//! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, or by this server alone while Redis is away.
+
+use std::time::{Duration, Instant};
+
+use super::headers::{Told, too_many};
+use crate::{
+    api::Error,
+    config::RedisFailure,
+    limits::{Admission, Guard, Limits, Local, Refused, Standing, Verdict, Window, refused::Refusal},
+    redis::{Away, Redis},
+};
+
+/// The length of all windows.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Decides.
+pub(super) struct Decider {
+    redis: Redis,
+    limits: Limits,
+    refused: Refused,
+    local: Local,
+    on_failure: RedisFailure,
+}
+
+/// What was decided.
+pub(super) enum Decision {
+    /// It may come in. Tells of the first window, if that is not off.
+    In(Option<Told>),
+    /// Its record is not the one that was verified, or not there.
+    Stale,
+    /// It was revoked, or has expired.
+    Gone,
+    /// Redis is away, and the caller has to look at the record itself before it asks [`Decider::alone`].
+    Alone,
+}
+
+impl Decider {
+    pub(super) fn new(redis: Redis, on_failure: RedisFailure) -> Self {
+        let limits = Limits::new(redis.prefix());
+        Self { redis, limits, refused: Refused::default(), local: Local::default(), on_failure }
+    }
+
+    /// Decides, by the subject's record too if there is a guard. `class` names what is asked, in memory.
+    ///
+    /// # Errors
+    ///
+    /// 429 over a limit; 503 if Redis is away and nobody is to come in then.
+    pub(super) async fn decide(&self, subject: &str, class: &str, guard: Option<Guard>, windows: &[Window]) -> Result<Decision, Error> {
+        let name = format!("{subject} {class}");
+        if let Some(refusal) = self.refused.get(&name, Instant::now()) {
+            return Err(refuse(&refusal, "default"));
+        }
+        let Ok(attempt) = self.redis.attempt() else { return self.without_redis() };
+        let mut connection = attempt.connection();
+        match attempt.answer(self.limits.admit(&mut connection, subject, guard, windows)).await {
+            Ok(Admission::Admitted { standings }) => Ok(Decision::In(told("default", standings.first().copied().flatten()))),
+            Ok(Admission::Refused { standings, retry_after_ms }) => {
+                let refusal = Refusal { standings, retry_after_ms };
+                let error = refuse(&refusal, "default");
+                self.refused.put(name, Instant::now(), refusal);
+                Err(error)
+            }
+            Ok(Admission::Missing | Admission::Stale) => Ok(Decision::Stale),
+            Ok(Admission::Gone) => Ok(Decision::Gone),
+            Err(Away) => self.without_redis(),
+        }
+    }
+
+    /// Decides by what this server has admitted itself, with its share of the limits.
+    ///
+    /// # Errors
+    ///
+    /// 429 over the share.
+    pub(super) fn alone(&self, subject: &str, windows: &[Window], own_limit: Option<u32>) -> Result<Option<Told>, Error> {
+        let decision = self.local.admit(subject, windows, own_limit, self.redis.servers());
+        let first = decision.standings.first().copied().flatten();
+        match decision.verdict {
+            Verdict::Admits => Ok(told("degraded", first)),
+            Verdict::After(ms) => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: Some(ms) }, "degraded")),
+            Verdict::Never => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: None }, "degraded")),
+        }
+    }
+
+    /// How a window stands, with nothing taken.
+    ///
+    /// # Errors
+    ///
+    /// 503 while Redis is away.
+    pub(super) async fn standing(&self, subject: &str, window: Window) -> Result<Option<Standing>, Error> {
+        let attempt = self.redis.attempt().map_err(away)?;
+        let mut connection = attempt.connection();
+        let windows = [window];
+        let standings = attempt.answer(self.limits.standing(&mut connection, subject, &windows)).await.map_err(away)?;
+        Ok(standings.first().copied().flatten())
+    }
+
+    /// Empties a window, and forgets that it was full.
+    ///
+    /// # Errors
+    ///
+    /// 503 while Redis is away.
+    pub(super) async fn reset(&self, subject: &str, name: &str) -> Result<(), Error> {
+        let attempt = self.redis.attempt().map_err(away)?;
+        let mut connection = attempt.connection();
+        attempt.answer(self.limits.reset(&mut connection, subject, &[name])).await.map_err(away)?;
+        self.refused.forget(&format!("{subject} {name}"));
+        Ok(())
+    }
+
+    fn without_redis(&self) -> Result<Decision, Error> {
+        match self.on_failure {
+            RedisFailure::Degrade => Ok(Decision::Alone),
+            RedisFailure::Deny => Err(Error::unavailable("The server cannot check limits right now. Try again in a moment.")),
+        }
+    }
+}
+
+/// A window of a minute.
+pub(super) fn window(name: &'static str, limit: u32, weight: u32, own_limit: bool) -> Window {
+    Window { name, limit, length: MINUTE, weight, own_limit }
+}
+
+fn away(Away: Away) -> Error {
+    Error::unavailable("Redis, which holds the limits, is not available right now. Try again in a moment.")
+}
+
+fn told(policy: &'static str, standing: Option<Standing>) -> Option<Told> {
+    standing.map(|standing| Told { policy, window_seconds: MINUTE.as_secs(), standing })
+}
+
+fn refuse(refusal: &Refusal, policy: &'static str) -> Error {
+    // The window that refuses says more than one that does not.
+    let full = refusal.standings.iter().flatten().max_by_key(|standing| standing.verdict).copied();
+    too_many(refusal.retry_after_ms, told(policy, full).as_ref())
+}

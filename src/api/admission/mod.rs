@@ -1,0 +1,362 @@
+//! Who is this, and may it come in now? The steps before an operation, in this order:
+//!
+//! 1. The client's address ([`crate::access::address`]).
+//! 2. The key, if there is one, is read; what cannot be a key is refused without any I/O.
+//! 3. A key that this server has verified: one script call looks at its record and decides its window. Nothing else is asked.
+//! 4. Any other key: first the address's windows (requests, and failed authentications, which are fewer), then the record, then argon2, then the key's
+//!    window. Unknown, wrong, expired and revoked keys are told the same.
+//! 5. No key: the address's window, then 401 where the operation needs a key.
+//!
+//! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
+//!
+//! A key that was verified here is not touched by what its address does wrong; one that was not has to wait with everybody else at that address, a minute
+//! at most.
+
+mod credentials;
+mod decide;
+mod headers;
+mod last_used;
+mod principal;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use poem::{
+    Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+};
+use quick_cache::sync::Cache;
+use tokio::time::sleep;
+
+pub use principal::{Principal, Who};
+
+use super::Error;
+use crate::{
+    access::{
+        self, Busy, ClientAddress, ConfiguredKeys, Key, KeyId, KeyInfo, Keys, Record, Store, Stored, TrustedProxies, Verifier,
+        address::NotANetwork,
+    },
+    config::{ForwardedBy, Settings},
+    limits::{Guard, Window},
+    postgres::Database,
+    redis::{Away, Redis},
+};
+use decide::{Decider, Decision, window};
+use headers::Told;
+use last_used::LastUsed;
+
+/// How many keys a server knows at a time.
+const KNOWN_KEYS: usize = 10_000;
+
+/// How many argon2 runs may wait for their turn.
+const WAITING: usize = 64;
+
+/// How old what PostgreSQL said of a key may be while Redis is away.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How often changes of keys are copied to Redis again, and last uses written.
+const RECONCILE: Duration = Duration::from_secs(5);
+
+/// How often a key may change while it is being looked at.
+const ATTEMPTS: usize = 5;
+
+/// Lets requests in; clones are the same one.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    proxies: TrustedProxies,
+    forwarded: ForwardedBy,
+    is_open: bool,
+    limit: u32,
+    failures: u32,
+    configured: ConfiguredKeys,
+    keys: Keys,
+    verifier: Verifier,
+    /// As they were when this server last looked. Whether they still are is decided with every request.
+    known: Cache<KeyId, Arc<Record>>,
+    /// What PostgreSQL said, and when.
+    fresh: Cache<KeyId, (Instant, Option<Arc<Record>>)>,
+    decider: Decider,
+    last_used: LastUsed,
+}
+
+/// How a key's window stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Requests a minute; 0 for no limit.
+    pub limit: u32,
+    /// How many more could come now.
+    pub remaining: u32,
+    /// In how many milliseconds it is empty if nothing else comes.
+    pub reset_ms: u64,
+}
+
+/// A request that came in.
+pub struct Pass {
+    /// Who sent it.
+    pub principal: Principal,
+    told: Option<Told>,
+}
+
+impl Pass {
+    /// What the answer says of the limit.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        self.told.map(|told| headers::fields(&told)).into_iter().flatten()
+    }
+}
+
+impl Gate {
+    /// The gate of one server.
+    ///
+    /// # Errors
+    ///
+    /// [`NotANetwork`] in `trusted_proxies`.
+    pub fn new(settings: &Settings, database: Database, redis: Redis) -> Result<Self, NotANetwork> {
+        let runs = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self(Arc::new(Inner {
+            proxies: settings.trusted_proxies.parse()?,
+            forwarded: settings.forwarded_by,
+            is_open: settings.disable_auth,
+            limit: settings.rate_limit_per_minute,
+            failures: settings.auth_failures_per_minute,
+            configured: ConfiguredKeys::new(&settings.api_keys),
+            keys: Keys::new(Store::new(database), redis.clone()),
+            verifier: Verifier::new(runs, WAITING),
+            known: Cache::new(KNOWN_KEYS),
+            fresh: Cache::new(KNOWN_KEYS),
+            decider: Decider::new(redis, settings.redis_failure),
+            last_used: LastUsed::default(),
+        })))
+    }
+
+    /// The proxies that announce connections before the first request of each (PROXY protocol): nobody, if they tell in another way.
+    pub fn announcers(&self) -> TrustedProxies {
+        match self.0.forwarded {
+            ForwardedBy::ProxyProtocol => self.0.proxies.clone(),
+            ForwardedBy::XForwardedFor | ForwardedBy::Forwarded => TrustedProxies::default(),
+        }
+    }
+
+    /// The keys that it knows.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// What verifies them.
+    pub fn verifier(&self) -> &Verifier {
+        &self.0.verifier
+    }
+
+    /// How a key's window stands, with nothing taken.
+    ///
+    /// # Errors
+    ///
+    /// 503 while Redis is away.
+    pub async fn limit_of(&self, key: &KeyInfo) -> Result<Limit, Error> {
+        let window = self.0.api_window(key.rate_limit);
+        let standing = self.0.decider.standing(&key.id.to_string(), window).await?;
+        Ok(Limit {
+            limit: window.limit,
+            remaining: standing.map_or(0, |standing| standing.remaining),
+            reset_ms: standing.map_or(0, |standing| standing.reset_ms),
+        })
+    }
+
+    /// Forgets what a key has used of its limit.
+    ///
+    /// # Errors
+    ///
+    /// 503 while Redis is away.
+    pub async fn reset(&self, key: &KeyInfo) -> Result<(), Error> {
+        self.0.decider.reset(&key.id.to_string(), "api").await
+    }
+
+    /// Copies changes of keys to Redis that may not have arrived, and writes when keys were last used. Never ends.
+    pub async fn tend(&self) {
+        loop {
+            sleep(RECONCILE).await;
+            if let Err(error) = self.0.keys.reconcile().await {
+                let error: &dyn std::error::Error = &error;
+                tracing::debug!(error, "keys could not be reconciled");
+            }
+            self.0.last_used.write(&self.0.keys).await;
+        }
+    }
+
+    /// Decides whether a request comes in.
+    ///
+    /// # Errors
+    ///
+    /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
+    pub async fn admit(&self, request: &Request) -> Result<Pass, Error> {
+        let inner = &*self.0;
+        let address = inner.address(request);
+        if inner.is_open {
+            return inner.anybody(address).await;
+        }
+        match credentials::presented(request.headers())? {
+            None => match inner.anybody(address).await {
+                Ok(_) => Err(unauthorized()),
+                Err(error) => Err(error),
+            },
+            Some(None) => Err(unauthorized()),
+            Some(Some(text)) => match Key::parse(&text) {
+                Ok(key) => inner.with_key(&key, address).await,
+                Err(_) if inner.configured.is_empty() => Err(unauthorized()),
+                Err(_) => inner.with_configured(&text, address).await,
+            },
+        }
+    }
+}
+
+impl Inner {
+    fn address(&self, request: &Request) -> ClientAddress {
+        let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
+        let Some(header) = self.forwarded.header() else { return peer.into() };
+        let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
+        self.proxies.client(peer, self.forwarded, lines).into()
+    }
+
+    /// Whoever comes without a key, of which only the address is known.
+    async fn anybody(&self, address: ClientAddress) -> Result<Pass, Error> {
+        let told = self.of_address(address, "api", &[window("api", self.limit, 1, false)]).await?;
+        Ok(Pass { principal: Principal::anybody(), told })
+    }
+
+    /// What an address may do, with or without Redis.
+    async fn of_address(&self, address: ClientAddress, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
+        let subject = format!("a:{address}");
+        match self.decider.decide(&subject, class, None, windows).await? {
+            Decision::In(told) => Ok(told),
+            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, windows, None),
+        }
+    }
+
+    /// An address that brings a key which is not known here: it must have requests left, and failures.
+    async fn before_verifying(&self, address: ClientAddress) -> Result<(), Error> {
+        let windows = [window("api", self.limit, 1, false), window("failures", self.failures, 0, false)];
+        self.of_address(address, "verify", &windows).await.map(drop)
+    }
+
+    /// 401, after the failure was counted; or 429.
+    async fn failed(&self, address: ClientAddress) -> Error {
+        match self.of_address(address, "failures", &[window("failures", self.failures, 1, false)]).await {
+            Ok(_) => unauthorized(),
+            Err(error) => error,
+        }
+    }
+
+    async fn with_configured(&self, text: &str, address: ClientAddress) -> Result<Pass, Error> {
+        let windows = [window("failures", self.failures, 0, false)];
+        self.of_address(address, "verify", &windows).await?;
+        let Some(position) = self.configured.position(text) else { return Err(self.failed(address).await) };
+        let (subject, windows) = (format!("c:{position}"), [window("api", self.limit, 1, false)]);
+        let told = match self.decider.decide(&subject, "api", None, &windows).await? {
+            Decision::In(told) => told,
+            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, &windows, None)?,
+        };
+        Ok(Pass { principal: Principal::configured(), told })
+    }
+
+    async fn with_key(&self, key: &Key, address: ClientAddress) -> Result<Pass, Error> {
+        match self.verifier.verified_version(key) {
+            None => self.before_verifying(address).await?,
+            Some(version) => {
+                if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
+                    match self.of_key(&record).await? {
+                        Outcome::In(pass) => return Ok(pass),
+                        Outcome::Gone => return Err(self.failed(address).await),
+                        Outcome::Changed => {}
+                    }
+                }
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            let record = self.look_up(key.id()).await?;
+            let hash = record.as_ref().and_then(|record| record.key_hash());
+            let stored = record.as_ref().zip(hash.as_ref()).map(|(record, hash)| Stored { version: record.version, hash });
+            let is_right = self.verifier.verify(key, stored).await;
+            let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
+            let Some(record) = record.filter(|_| is_right) else { return Err(self.failed(address).await) };
+            match self.of_key(&record).await? {
+                Outcome::In(pass) => return Ok(pass),
+                Outcome::Gone => return Err(self.failed(address).await),
+                Outcome::Changed => {}
+            }
+        }
+        Err(Error::unavailable("This key is being changed. Try again in a moment."))
+    }
+
+    /// The window of a key that is right, if its record is still this one and good.
+    async fn of_key(&self, record: &Arc<Record>) -> Result<Outcome, Error> {
+        let (subject, windows) = (record.id.to_string(), [window("api", self.limit, 1, true)]);
+        let guard = Guard { version: record.version };
+        let told = match self.decider.decide(&subject, "api", Some(guard), &windows).await? {
+            Decision::In(told) => told,
+            Decision::Stale => return Ok(Outcome::Changed),
+            Decision::Gone => return Ok(Outcome::Gone),
+            Decision::Alone => match self.freshly(record.id).await? {
+                Some(now) if !now.is_good(chrono::Utc::now()) => return Ok(Outcome::Gone),
+                Some(now) if now.version == record.version => self.decider.alone(&subject, &windows, record.rate_limit)?,
+                Some(_) => return Ok(Outcome::Changed),
+                None => return Ok(Outcome::Gone),
+            },
+        };
+        self.known.insert(record.id, record.clone());
+        self.last_used.note(record.id);
+        Ok(Outcome::In(Pass { principal: Principal::of(record), told }))
+    }
+
+    /// The window of a key as it is without a record.
+    fn api_window(&self, own_limit: Option<u32>) -> Window {
+        window("api", own_limit.unwrap_or(self.limit), 0, false)
+    }
+
+    async fn look_up(&self, id: KeyId) -> Result<Option<Arc<Record>>, Error> {
+        match self.keys.look_up(id).await? {
+            Ok(record) => Ok(record),
+            Err(Away) => self.freshly(id).await,
+        }
+    }
+
+    /// What PostgreSQL said of a key within the last moment.
+    async fn freshly(&self, id: KeyId) -> Result<Option<Arc<Record>>, Error> {
+        if let Some((since, record)) = self.fresh.get(&id)
+            && since.elapsed() < FRESH
+        {
+            return Ok(record);
+        }
+        let asked = Instant::now();
+        let record = self.keys.stored(id).await?;
+        self.fresh.insert(id, (asked, record.clone()));
+        Ok(record)
+    }
+}
+
+enum Outcome {
+    In(Pass),
+    Changed,
+    Gone,
+}
+
+/// 401, the same for everybody.
+fn unauthorized() -> Error {
+    let challenge = "Bearer realm=\"whatsnext\", Basic realm=\"whatsnext\", charset=\"UTF-8\"";
+    Error::new(StatusCode::UNAUTHORIZED, "A valid API key is needed: send it as X-API-Key, as a bearer token, or as the password of Basic.")
+        .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+impl From<access::Error> for Error {
+    fn from(error: access::Error) -> Self {
+        use access::Error::{Database, Ended, NameTaken, NoKey, NoUser, PageTooLarge};
+        match error {
+            NoKey(_) | NoUser(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            NameTaken(_) | Ended(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            PageTooLarge(_) => Self::invalid(vec!["query".into(), "limit".into()], "out_of_range", error.to_string()),
+            Database(error) => error.into(),
+        }
+    }
+}

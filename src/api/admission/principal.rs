@@ -1,0 +1,134 @@
+//! Who a request turned out to be.
+
+use std::sync::Arc;
+
+use poem::http::StatusCode;
+
+use crate::{
+    access::{Decision, KeyId, Power, Record, Scope as Needed, Visible},
+    api::{Error, extract::Scope},
+    queue::Thing,
+};
+
+/// Who sent a request, and what they may do.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    who: Who,
+    power: Arc<Power>,
+}
+
+/// Who it is.
+#[derive(Debug, Clone)]
+pub enum Who {
+    /// Whoever reached the port (`disable_auth`).
+    Anybody,
+    /// A key of the configuration.
+    Configured,
+    /// A key.
+    Key(Arc<Record>),
+}
+
+impl Principal {
+    pub(super) fn anybody() -> Self {
+        Self { who: Who::Anybody, power: Arc::new(Power::FULL) }
+    }
+
+    pub(super) fn configured() -> Self {
+        Self { who: Who::Configured, power: Arc::new(Power::FULL) }
+    }
+
+    pub(super) fn of(record: &Arc<Record>) -> Self {
+        Self { who: Who::Key(record.clone()), power: Arc::new(record.power()) }
+    }
+
+    /// The key that was used, if it was one.
+    pub fn key_id(&self) -> Option<KeyId> {
+        match &self.who {
+            Who::Key(record) => Some(record.id),
+            Who::Anybody | Who::Configured => None,
+        }
+    }
+
+    /// Whether it may do what needs a scope, where no project is known, or none yet.
+    ///
+    /// # Errors
+    ///
+    /// 403, which says what is missing.
+    pub fn check(&self, scope: Scope) -> Result<(), Error> {
+        match self.power.may(scope.into(), None) {
+            Decision::Yes => Ok(()),
+            Decision::MissingScope | Decision::Invisible => Err(missing(scope, None)),
+        }
+    }
+
+    /// Whether it may do one of these somewhere. What it may do where is checked when the project is known.
+    ///
+    /// # Errors
+    ///
+    /// 403, which says what is missing.
+    pub fn check_somewhere(&self, scopes: &[Scope]) -> Result<(), Error> {
+        let may = |scope: &Scope| !matches!(self.power.projects((*scope).into()), Visible::Only(projects) if projects.is_empty());
+        match scopes {
+            [] => Ok(()),
+            scopes if scopes.iter().any(may) => Ok(()),
+            [first, ..] => Err(missing(*first, None)),
+        }
+    }
+
+    /// Whether it may do this in a project.
+    ///
+    /// # Errors
+    ///
+    /// 404 if it may not know the project, 403 if it may not do this there.
+    pub fn check_in(&self, scope: Scope, project: i64) -> Result<(), Error> {
+        self.check_on(scope, project, || Thing::Project(project))
+    }
+
+    /// Whether it may do this to something of a project.
+    ///
+    /// # Errors
+    ///
+    /// 404 for the thing if it may not know the project, 403 if it may not do this there.
+    pub fn check_on(&self, scope: Scope, project: i64, thing: impl FnOnce() -> Thing) -> Result<(), Error> {
+        match self.power.may(scope.into(), Some(project)) {
+            Decision::Yes => Ok(()),
+            Decision::Invisible => Err(crate::queue::Error::NotFound(thing()).into()),
+            Decision::MissingScope => Err(missing(scope, Some(project))),
+        }
+    }
+
+    /// Whether it may do this in a project that the request names in its body or query: one that it may not know is unknown.
+    ///
+    /// # Errors
+    ///
+    /// 400 if it may not know the project, 403 if it may not do this there.
+    pub fn check_named(&self, scope: Scope, project: i64) -> Result<(), Error> {
+        match self.power.may(scope.into(), Some(project)) {
+            Decision::Yes => Ok(()),
+            Decision::Invisible => Err(crate::queue::Error::UnknownProject(project).into()),
+            Decision::MissingScope => Err(missing(scope, Some(project))),
+        }
+    }
+
+    /// Whether it may do this in a project.
+    pub fn may(&self, scope: Scope, project: i64) -> bool {
+        self.power.may(scope.into(), Some(project)) == Decision::Yes
+    }
+
+    /// The projects that it may read; nothing stands for all.
+    pub fn readable(&self) -> Option<Vec<i64>> {
+        match self.power.projects(Needed::Read) {
+            Visible::All => None,
+            Visible::Only(projects) => Some(projects),
+        }
+    }
+}
+
+fn missing(scope: Scope, project: Option<i64>) -> Error {
+    let scope = Needed::from(scope);
+    let detail = match project {
+        Some(project) => format!("This key may not do that: it lacks the scope {} in project {project}.", scope.as_str()),
+        None => format!("This key may not do that: it lacks the scope {}.", scope.as_str()),
+    };
+    Error::new(StatusCode::FORBIDDEN, detail)
+}

@@ -1,0 +1,39 @@
+-- Whether a request may come in: the subject's record and its windows, in one call. Follows window.lua in one script.
+--
+-- KEYS  [the record, if there is a guard] and then one key for each window; all share a hash tag
+-- ARGV  the version that the caller has verified, '' for no guard; then for each window
+--       its limit, its length in ms, the weight, 1 if the subject's own limit goes before the window's
+--
+-- Returns {outcome, then for each window: limit, remaining, reset in ms, verdict (0 admits, n in n ms, -1 never)}.
+-- Outcomes: 0 refused, 1 admitted, 2 the record is missing, 3 the subject is gone, 4 its version is another. Only 1 charges.
+
+local clock = call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local own_limit
+local record_keys = 0
+if ARGV[1] ~= '' then
+  record_keys = 1
+  local record = redis.pcall('HMGET', KEYS[1], 'version', 'expires_at_ms', 'dead', 'limit')
+  if record.err then
+    if not string.find(record.err, 'WRONGTYPE', 1, true) then error(record.err) end
+    return {2}
+  end
+  local version, expires_at, dead, limit = record[1], record[2], record[3], record[4]
+  if dead then return {3} end
+  if not version or (expires_at and not string.find(expires_at, '^%d+$')) or (limit and not string.find(limit, '^%d+$')) then
+    return {2} -- as good as missing: the owner of the record writes it anew
+  end
+  if expires_at and tonumber(expires_at) <= now then return {3} end
+  if version ~= ARGV[1] then return {4} end
+  own_limit = limit and math.min(tonumber(limit), 10000000)
+end
+
+local looks = {}
+for i = 1, #KEYS - record_keys do
+  local at = i * 4 - 2
+  local limit = own_limit and ARGV[at + 3] == '1' and own_limit or tonumber(ARGV[at])
+  -- A millisecond more than asked: the clock's are rounded down, so two of them can be up to one further apart than the true times are.
+  looks[i] = limit > 0 and look(KEYS[i + record_keys], limit, tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2]), now)
+end
+return decide(looks)

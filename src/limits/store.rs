@@ -1,0 +1,280 @@
+//! The windows in Redis, where all servers share them.
+//!
+//! # Keys
+//!
+//! | key | type | what |
+//! | --- | --- | --- |
+//! | `{prefix}:{<subject>}:w:<name>` | string | a window; `window.lua` says what is in it. Gone by itself at most 1.25 lengths after its last admission |
+//! | `{prefix}:{<subject>}:record` | hash | what is known of the subject; the key store writes it, [`Limits::admit`] only reads it |
+//!
+//! The braces around the subject are literal: they are the hash tag that keeps all keys of a subject in one slot of a Redis Cluster.
+//!
+//! # Fields of a record that a decision reads
+//!
+//! | field | | |
+//! | --- | --- | --- |
+//! | `version` | required | a decimal number; a caller that has verified another one is told so |
+//! | `expires_at_ms` | optional | Unix time in ms by Redis's clock, from which the subject is gone |
+//! | `dead` | optional | with any value: the subject was revoked |
+//! | `limit` | optional | the subject's own limit, for windows that say [`Window::own_limit`]; 0 is off |
+//!
+//! A record that is of another type, without a version, or with a number that is none is as good as missing.
+//!
+//! # When Redis fails
+//!
+//! An error is never an admission. One call is one script, which Redis runs by itself, so nothing is lost between looking and charging. A call whose
+//! answer got lost may have been charged. If Redis runs out of memory, or is a replica that takes no writes, in the middle of charging several
+//! windows, the first of them stay charged: too much, never too little. A Redis that is told to evict keys (`maxmemory-policy` other than `noeviction`)
+//! can forget a window that is in use.
+
+use std::{sync::LazyLock, time::Duration};
+
+use ::redis::{RedisError, Script, ServerErrorKind, aio::ConnectionLike, cmd};
+
+use super::window::{MAX_LENGTH_MS, MAX_LIMIT, Standing, Verdict};
+use crate::redis;
+
+const ADMIT: &str = concat!(include_str!("window.lua"), include_str!("admit.lua"));
+
+static ADMIT_HASH: LazyLock<String> = LazyLock::new(|| Script::new(ADMIT).get_hash().to_owned());
+
+/// One of a subject's windows, and what is asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its name among the subject's windows; one call names each at most once.
+    pub name: &'static str,
+    /// How many it may hold, at most [`MAX_LIMIT`]. 0 is off.
+    pub limit: u32,
+    /// Its length: from 1 to [`MAX_LENGTH_MS`], parts of a millisecond left out.
+    pub length: Duration,
+    /// How many come at once. 0 takes nothing and only looks whether one could come; if not, that is a refusal too.
+    pub weight: u32,
+    /// Whether the subject's own limit, if its record has one, goes before this one. Without a [`Guard`] no record is read.
+    pub own_limit: bool,
+}
+
+/// What must be true of the subject's record for a request to come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// The version of the record that the caller has verified.
+    pub version: i64,
+}
+
+/// Whether a request may come in. Only [`Admission::Admitted`] has charged anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// There is no record of the subject: it may be unknown, or Redis may have lost it.
+    Missing,
+    /// The subject was revoked, or has expired.
+    Gone,
+    /// The record has another version than the one that was verified.
+    Stale,
+    /// A window is full.
+    Refused {
+        /// How each window stands, in the order asked; nothing for one that is off.
+        standings: Vec<Option<Standing>>,
+        /// When all windows would admit the same, and not earlier; nothing if a weight is greater than its limit.
+        retry_after_ms: Option<u64>,
+    },
+    /// It may come in, and was charged to every window.
+    Admitted {
+        /// How each window stands, in the order asked; nothing for one that is off.
+        standings: Vec<Option<Standing>>,
+    },
+}
+
+/// There is no decision, and so no admission.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A window is asked for that cannot be kept.
+    #[error(
+        "the window {name} is asked for twice, has a limit over {MAX_LIMIT}, or a length that is not between 1 ms and {MAX_LENGTH_MS} ms"
+    )]
+    Window {
+        /// Its name.
+        name: &'static str,
+    },
+    /// Redis, or the way to it.
+    #[error("Redis did not decide")]
+    Redis(#[from] RedisError),
+    /// Redis answered something that the script does not answer.
+    #[error("Redis decided something that cannot be understood")]
+    Answer,
+}
+
+/// The windows of all subjects under one prefix.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    prefix: String,
+}
+
+impl Limits {
+    /// The windows under this prefix (`redis_key_prefix`).
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// The key of a subject's record.
+    ///
+    /// A subject is any text that is not empty and does not begin with `}`.
+    pub fn record_key(&self, subject: &str) -> String {
+        redis::key(&self.prefix, subject, "record")
+    }
+
+    /// The key of a subject's window.
+    pub fn window_key(&self, subject: &str, name: &str) -> String {
+        redis::key(&self.prefix, subject, &format!("w:{name}"))
+    }
+
+    /// Whether a request of this subject may come in, by its record (if there is a guard) and by all of the windows. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], which is never an admission.
+    pub async fn admit(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        subject: &str,
+        guard: Option<Guard>,
+        windows: &[Window],
+    ) -> Result<Admission, Error> {
+        if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
+            return Ok(Admission::Admitted { standings: vec![None; windows.len()] });
+        }
+        let mut keys = Vec::with_capacity(windows.len() + 1);
+        let mut asked = Vec::with_capacity(4 * windows.len());
+        keys.extend(guard.map(|_| self.record_key(subject)));
+        for (i, Window { name, limit, length, weight, own_limit }) in windows.iter().enumerate() {
+            let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+            let twice = windows[..i].iter().any(|window| window.name == *name);
+            if twice || *limit > MAX_LIMIT || !(1..=MAX_LENGTH_MS).contains(&length_ms) {
+                return Err(Error::Window { name });
+            }
+            keys.push(self.window_key(subject, name));
+            asked.extend([u64::from(*limit), length_ms, u64::from(*weight), u64::from(*own_limit)]);
+        }
+        let version = guard.map(|guard| guard.version.to_string()).unwrap_or_default();
+        admission(&run(connection, &keys, &version, &asked).await?, windows.len())
+    }
+
+    /// How these windows stand, as they are asked about but with nothing taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub async fn standing(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        subject: &str,
+        windows: &[Window],
+    ) -> Result<Vec<Option<Standing>>, Error> {
+        let looks: Vec<Window> = windows.iter().map(|window| Window { weight: 0, ..*window }).collect();
+        match self.admit(connection, subject, None, &looks).await? {
+            Admission::Admitted { standings } | Admission::Refused { standings, .. } => Ok(standings),
+            Admission::Missing | Admission::Gone | Admission::Stale => Err(Error::Answer),
+        }
+    }
+
+    /// Empties these windows of a subject, at once for every server. Returns how many of them held anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Redis`].
+    pub async fn reset(&self, connection: &mut (impl ConnectionLike + Send), subject: &str, names: &[&str]) -> Result<u64, Error> {
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let keys: Vec<String> = names.iter().map(|name| self.window_key(subject, name)).collect();
+        Ok(cmd("DEL").arg(&keys).query_async(connection).await?)
+    }
+}
+
+/// Runs the script by its hash; where Redis does not know it (it was restarted, or is another one since), sends it along: one round trip more, once.
+/// [`Script`] itself would load it first and then run it, which is two, and in a cluster loads it everywhere.
+async fn run(connection: &mut (impl ConnectionLike + Send), keys: &[String], version: &str, asked: &[u64]) -> Result<Vec<i64>, RedisError> {
+    let call = |how: &str, script: &str| {
+        let mut call = cmd(how);
+        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(asked);
+        call
+    };
+    match call("EVALSHA", &ADMIT_HASH).query_async(connection).await {
+        Err(error) if error.kind() == ServerErrorKind::NoScript.into() => call("EVAL", ADMIT).query_async(connection).await,
+        answer => answer,
+    }
+}
+
+/// Reads the script's answer.
+fn admission(answer: &[i64], windows: usize) -> Result<Admission, Error> {
+    match answer {
+        [2] => return Ok(Admission::Missing),
+        [3] => return Ok(Admission::Gone),
+        [4] => return Ok(Admission::Stale),
+        _ => {}
+    }
+    let [outcome, standings @ ..] = answer else { return Err(Error::Answer) };
+    let standings = standings.chunks(4).map(standing).collect::<Result<Vec<_>, _>>()?;
+    if standings.len() != windows {
+        return Err(Error::Answer);
+    }
+    let verdict = standings.iter().flatten().map(|standing| standing.verdict).max().unwrap_or(Verdict::Admits);
+    match (outcome, verdict) {
+        (0, Verdict::After(ms)) => Ok(Admission::Refused { standings, retry_after_ms: Some(ms) }),
+        (0, Verdict::Never) => Ok(Admission::Refused { standings, retry_after_ms: None }),
+        (1, Verdict::Admits) => Ok(Admission::Admitted { standings }),
+        _ => Err(Error::Answer),
+    }
+}
+
+fn standing(answer: &[i64]) -> Result<Option<Standing>, Error> {
+    let [limit, remaining, reset_ms, verdict] = *answer else { return Err(Error::Answer) };
+    if limit == 0 {
+        return Ok(None);
+    }
+    let number = |value: i64| u32::try_from(value).map_err(|_| Error::Answer);
+    let milliseconds = |value: i64| u64::try_from(value).map_err(|_| Error::Answer);
+    Ok(Some(Standing {
+        limit: number(limit)?,
+        remaining: number(remaining)?,
+        reset_ms: milliseconds(reset_ms)?,
+        verdict: match verdict {
+            0 => Verdict::Admits,
+            -1 => Verdict::Never,
+            ms => Verdict::After(milliseconds(ms)?),
+        },
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_that_says_so_is_an_admission() {
+        assert_eq!(
+            admission(&[1, 10, 9, 60_001, 0, 0, 0, 0, 0], 2).unwrap(),
+            Admission::Admitted {
+                standings: vec![Some(Standing { limit: 10, remaining: 9, reset_ms: 60_001, verdict: Verdict::Admits }), None],
+            }
+        );
+        let refused = [0, 10, 0, 60_001, 700];
+        assert!(matches!(admission(&refused, 1), Ok(Admission::Refused { retry_after_ms: Some(700), .. })));
+        for wrong in [
+            &[][..],
+            &[1][..],
+            &[5, 10, 9, 60_001, 0][..],
+            &[1, 10, 9, 60_001][..],
+            &[1, 10, 9, 60_001, 5][..],
+            &[0, 10, 9, 60_001, 0][..],
+            &[1, 10, -9, 60_001, 0][..],
+        ] {
+            assert!(admission(wrong, 1).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn all_keys_of_a_subject_share_a_hash_tag() {
+        let limits = Limits::new("wn");
+        assert_eq!(limits.record_key("k:01"), "wn:{k:01}:record");
+        assert_eq!(limits.window_key("k:01", "api"), "wn:{k:01}:w:api");
+    }
+}

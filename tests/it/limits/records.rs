@@ -1,0 +1,124 @@
+//! The subject's record, read in the same call.
+
+use redis::{AsyncCommands, aio::MultiplexedConnection, cmd};
+use whatsnext::limits::{Admission, Guard, Window};
+
+use super::{Private, admitted, refused, window};
+
+const GUARD: Option<Guard> = Some(Guard { version: 7 });
+
+struct Subject {
+    private: Private,
+    connection: MultiplexedConnection,
+}
+
+impl Subject {
+    async fn new() -> Self {
+        let private = Private::new();
+        let connection = private.connect().await;
+        Self { private, connection }
+    }
+
+    /// Writes the record anew.
+    async fn record(&mut self, fields: &[(&str, &str)]) {
+        let key = self.private.limits.record_key("k");
+        self.connection.del::<_, ()>(&key).await.unwrap();
+        if !fields.is_empty() {
+            self.connection.hset_multiple::<_, _, _, ()>(&key, fields).await.unwrap();
+        }
+    }
+
+    async fn admit(&mut self, windows: &[Window]) -> Admission {
+        self.private.limits.admit(&mut self.connection, "k", GUARD, windows).await.unwrap()
+    }
+
+    async fn now_ms(&mut self) -> u64 {
+        let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut self.connection).await.unwrap();
+        seconds * 1_000 + micros / 1_000
+    }
+}
+
+#[tokio::test]
+async fn only_the_record_that_was_verified_is_admitted_and_nothing_else_is_charged() {
+    let mut subject = Subject::new().await;
+    let now = subject.now_ms().await;
+    let (past, future) = ((now - 1).to_string(), (now + 60_000).to_string());
+    let cases: &[(&[(&str, &str)], Admission)] = &[
+        (&[], Admission::Missing),
+        (&[("limit", "5")], Admission::Missing),
+        (&[("version", "7"), ("limit", "many")], Admission::Missing),
+        (&[("version", "7"), ("limit", "-1")], Admission::Missing),
+        (&[("version", "7"), ("limit", "nan")], Admission::Missing),
+        (&[("version", "7"), ("limit", "0.5")], Admission::Missing),
+        (&[("version", "7"), ("limit", "")], Admission::Missing),
+        (&[("version", "7"), ("expires_at_ms", "soon")], Admission::Missing),
+        (&[("version", "7"), ("expires_at_ms", "nan")], Admission::Missing),
+        (&[("version", "7"), ("dead", "1")], Admission::Gone),
+        (&[("dead", "1")], Admission::Gone),
+        (&[("version", "8"), ("dead", "1"), ("expires_at_ms", &future)], Admission::Gone),
+        (&[("version", "7"), ("expires_at_ms", &past)], Admission::Gone),
+        (&[("version", "8"), ("expires_at_ms", &past)], Admission::Gone),
+        (&[("version", "8")], Admission::Stale),
+        (&[("version", "8"), ("expires_at_ms", &future)], Admission::Stale),
+        (&[("version", "")], Admission::Stale),
+        (&[("version", "70")], Admission::Stale),
+    ];
+    for (record, expected) in cases {
+        subject.record(record).await;
+        for windows in [&[window(3, 60_000)][..], &[]] {
+            assert_eq!(subject.admit(windows).await, *expected, "{record:?}");
+        }
+    }
+    subject.record(&[]).await;
+    let key = subject.private.limits.record_key("k");
+    subject.connection.set::<_, _, ()>(&key, "7").await.unwrap();
+    assert_eq!(subject.admit(&[window(3, 60_000)]).await, Admission::Missing, "a record of another type");
+
+    subject.record(&[("version", "7"), ("expires_at_ms", &future), ("secret", "opaque")]).await;
+    let standings = admitted(subject.admit(&[window(3, 60_000)]).await);
+    assert_eq!(standings[0].unwrap().remaining, 2, "nothing of all that was charged");
+    assert_eq!(admitted(subject.admit(&[]).await), []);
+}
+
+#[tokio::test]
+async fn a_subject_is_gone_from_the_millisecond_on_that_it_expires() {
+    let mut subject = Subject::new().await;
+    let end = subject.now_ms().await + 150;
+    subject.record(&[("version", "7"), ("expires_at_ms", &end.to_string())]).await;
+    let windows = [Window { weight: 0, ..window(3, 60_000) }];
+    loop {
+        let before = subject.now_ms().await;
+        let answer = subject.admit(&windows).await;
+        let after = subject.now_ms().await;
+        match answer {
+            Admission::Gone => {
+                assert!(after >= end);
+                break;
+            }
+            _ => assert!(before < end, "admitted {} ms after its end", before - end),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_subjects_own_limit_goes_before_that_of_windows_which_take_it() {
+    let mut subject = Subject::new().await;
+    let own = Window { own_limit: true, ..window(3, 60_000) };
+    let both = [own, Window { name: "report", ..window(3, 60_000) }];
+    let limits = |standings: Vec<Option<whatsnext::limits::Standing>>| {
+        standings.iter().map(|standing| standing.map(|standing| (standing.limit, standing.remaining))).collect::<Vec<_>>()
+    };
+    subject.record(&[("version", "7"), ("limit", "2")]).await;
+    assert_eq!(limits(admitted(subject.admit(&both).await)), [Some((2, 1)), Some((3, 2))]);
+    // Raised and lowered under the same version, then taken away.
+    subject.record(&[("version", "7"), ("limit", "10")]).await;
+    assert_eq!(limits(admitted(subject.admit(&both).await)), [Some((10, 8)), Some((3, 1))]);
+    subject.record(&[("version", "7"), ("limit", "2")]).await;
+    assert_eq!(limits(refused(subject.admit(&both).await).0), [Some((2, 0)), Some((3, 1))]);
+    subject.record(&[("version", "7"), ("limit", "0")]).await;
+    assert_eq!(limits(admitted(subject.admit(&both).await)), [None, Some((3, 0))]);
+    subject.record(&[("version", "7")]).await;
+    assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((3, 0))]);
+    subject.record(&[("version", "7"), ("limit", "99999999999999999999")]).await;
+    assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((10_000_000, 9_999_996))]);
+}
