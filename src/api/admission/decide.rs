@@ -50,7 +50,7 @@ impl Decider {
         if let Some(refusal) = self.refused.get(&name, Instant::now()) {
             return Err(refuse(&refusal, "default"));
         }
-        let Ok(attempt) = self.redis.attempt() else { return self.without_redis() };
+        let Ok(attempt) = self.redis.attempt(subject) else { return self.without_redis() };
         let mut connection = attempt.connection();
         match attempt.answer(self.limits.admit(&mut connection, subject, guard, windows)).await {
             Ok(Admission::Admitted { standings }) => Ok(Decision::In(told("default", standings.first().copied().flatten()))),
@@ -87,7 +87,7 @@ impl Decider {
     ///
     /// 503 while Redis is away.
     pub(super) async fn standing(&self, subject: &str, window: Window) -> Result<Option<Standing>, Error> {
-        let attempt = self.redis.attempt().map_err(away)?;
+        let attempt = self.redis.attempt(subject).map_err(away)?;
         let mut connection = attempt.connection();
         let windows = [window];
         let standings = attempt.answer(self.limits.standing(&mut connection, subject, &windows)).await.map_err(away)?;
@@ -100,7 +100,7 @@ impl Decider {
     ///
     /// 503 while Redis is away.
     pub(super) async fn reset(&self, subject: &str, name: &str) -> Result<(), Error> {
-        let attempt = self.redis.attempt().map_err(away)?;
+        let attempt = self.redis.attempt(subject).map_err(away)?;
         let mut connection = attempt.connection();
         attempt.answer(self.limits.reset(&mut connection, subject, &[name])).await.map_err(away)?;
         self.refused.forget(&format!("{subject} {name}"));

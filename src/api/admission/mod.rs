@@ -177,7 +177,10 @@ impl Gate {
     /// Copies changes of keys to Redis that may not have arrived, and writes when keys were last used. Never ends.
     pub async fn tend(&self) {
         loop {
-            sleep(RECONCILE).await;
+            tokio::select! {
+                () = sleep(RECONCILE) => {}
+                () = self.0.keys.came_back() => {}
+            }
             if let Err(error) = self.0.keys.reconcile().await {
                 let error: &dyn std::error::Error = &error;
                 tracing::debug!(error, "keys could not be reconciled");
