@@ -11,6 +11,10 @@ use crate::{
     config::Settings,
     http,
     postgres::{self, Database, migrate},
+    queue::{
+        Policy, Sweeper, clients,
+        jobs::{self, Bells, Claims},
+    },
     redis::{self, Redis},
 };
 
@@ -32,6 +36,8 @@ pub enum BuildError {
 pub struct App {
     settings: Settings,
     state: api::State,
+    /// Whether nobody is to wait for jobs any more.
+    closing: CancellationToken,
 }
 
 impl App {
@@ -44,8 +50,12 @@ impl App {
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
-        let state = api::State { database, redis, gate, draining: Draining::default(), tasks: TaskTracker::new() };
-        Ok(Self { settings, state })
+        let (draining, tasks) = (Draining::default(), TaskTracker::new());
+        let jobs = jobs::Store::new(database.clone(), policy(&settings), Bells::default());
+        let closing = CancellationToken::new();
+        let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
+        let state = api::State { database, redis, gate, jobs, claims, draining, tasks };
+        Ok(Self { settings, state, closing })
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -73,7 +83,7 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state } = self;
+        let Self { settings, state, closing } = self;
         let limits = http::Limits {
             connections: settings.max_connections,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
@@ -87,6 +97,7 @@ impl App {
         let drain = async {
             stop.cancelled().await;
             state.draining.begin();
+            closing.cancel();
             sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
             refuse.cancel();
         };
@@ -99,15 +110,29 @@ impl App {
             refuse.cancelled().await;
             sleep(settings.shutdown_timeout()).await;
         };
+        let sweeper = Sweeper {
+            jobs: state.jobs.clone(),
+            clients: clients::Store::new(state.database.clone()),
+            client_timeout_seconds: settings.client_timeout_seconds,
+        };
         tokio::join!(drain, async {
             tokio::select! {
                 () = state.redis.watch() => {}
                 () = state.gate.tend() => {}
+                () = sweeper.run() => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }
         });
         state.database.close();
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        max_attempts: settings.max_attempts,
+        backoff_seconds: settings.backoff_seconds,
+        fetch_lease_seconds: Some(settings.fetch_job_lease_seconds).filter(|seconds| *seconds > 0),
     }
 }
 

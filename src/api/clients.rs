@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Tag,
+    attempts::Lease,
     error::{BadRequest, NotFound, Refusal},
     extract::{Body, Caller, Path, Query, Scope},
     paging::{self, hundred},
@@ -16,6 +17,7 @@ use super::{
 use crate::queue::{
     Page,
     clients::{self, Change, Content},
+    jobs,
 };
 
 /// The operations on clients.
@@ -23,6 +25,8 @@ use crate::queue::{
 pub struct Api {
     /// The clients.
     pub clients: clients::Store,
+    /// What they run.
+    pub jobs: jobs::Store,
 }
 
 /// A machine that runs jobs.
@@ -83,8 +87,17 @@ pub struct ClientUpdate {
 /// That it was noted.
 #[derive(Debug, Serialize, Object)]
 pub struct Noted {
-    /// `ok`, or `deactivated`
+    /// `deactivated`
     status: String,
+}
+
+/// That it was noted, and what the client has to know.
+#[derive(Debug, Serialize, Object)]
+pub struct Alive {
+    /// `ok`
+    status: String,
+    /// All that it has claimed and not reported yet.
+    attempts: Vec<Lease>,
 }
 
 impl From<clients::Client> for Client {
@@ -188,14 +201,17 @@ impl Api {
     }
 
     /// Say that a client is alive
+    ///
+    /// Extends the leases of all that it claimed, and says how each of them stands.
     #[oai(path = "/clients/:client_id/heartbeat", method = "post", operation_id = "client_heartbeat")]
     async fn heartbeat(
         &self,
         #[oai(scope = "Scope::Work")] _caller: Caller,
         client_id: Path<String>,
-    ) -> Result<Reply<Noted>, Refusal<NotFound>> {
+    ) -> Result<Reply<Alive>, Refusal<NotFound>> {
         self.clients.heartbeat(&client_id).await?;
-        Ok(Reply(Noted { status: "ok".to_owned() }))
+        let attempts = self.jobs.heartbeat_of_client(&client_id).await?.into_iter().map(Lease::from).collect();
+        Ok(Reply(Alive { status: "ok".to_owned(), attempts }))
     }
 
     /// Sign a client off

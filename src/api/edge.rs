@@ -2,7 +2,7 @@
 //!
 //! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log.
 
-use std::{io, panic::AssertUnwindSafe, time::Duration};
+use std::{io, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -13,7 +13,7 @@ use poem::{
     Endpoint, Request, Response, Result,
     http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -60,14 +60,14 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         let mut line = Line::new(&request);
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let deadline = Deadline::after(self.timeout);
-        request.set_data(deadline);
+        request.set_data(deadline.clone());
         request.set_data(self.limits);
         let share = self.budget.share();
         request.set_data(share.clone());
         let result = match check_target(&request) {
             Ok(()) => {
                 let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-                timeout_at(deadline.instant() + GRACE, answer).await
+                in_time(&deadline, answer).await
             }
             Err(error) => Ok(Ok(Err(error.into()))),
         };
@@ -91,6 +91,18 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         };
         line.finish(error.status(), path);
         finish(error.into_response(&id), &id)
+    }
+}
+
+/// Waits for an answer until the deadline, which may move meanwhile.
+async fn in_time<T>(deadline: &Deadline, answer: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut answer = pin!(answer);
+    loop {
+        let until = deadline.instant();
+        match timeout_at(until + GRACE, &mut answer).await {
+            Err(_) if deadline.instant() > until => {}
+            answered => return answered,
+        }
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[oai(default)]
     pub errors: Vec<Invalid>,
+    /// With 409, where an attempt is over: the number of the job's attempt now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(default)]
+    pub current_attempt: Option<i32>,
 }
 
 /// One invalid value in a request.
@@ -66,6 +70,7 @@ pub struct Error {
     status: StatusCode,
     detail: String,
     errors: Vec<Invalid>,
+    current_attempt: Option<i32>,
     headers: Vec<(HeaderName, HeaderValue)>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -73,7 +78,7 @@ pub struct Error {
 impl Error {
     /// A refusal with this status; `detail` is for the caller.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), headers: Vec::new(), cause: None }
+        Self { status, detail: detail.into(), errors: Vec::new(), current_attempt: None, headers: Vec::new(), cause: None }
     }
 
     /// 400: what the request says does not fit together.
@@ -158,6 +163,7 @@ impl Error {
             detail: self.detail,
             request_id: request_id.to_owned(),
             errors: self.errors,
+            current_attempt: self.current_attempt,
         };
         let body = serde_json::to_vec(&problem).expect("a problem is plain data");
         let mut response = Response::builder().status(self.status).content_type(PROBLEM_JSON).body(body);
@@ -193,37 +199,53 @@ impl ResponseError for Error {
 
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
-        use queue::Error::{
-            Archived, Circular, Database, NameTaken, NotFound, OnlyStatus, OtherProject, PageTooLarge, UnknownDependency, UnknownProject,
-            UnknownTask, Waited,
-        };
         match error {
-            NotFound(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
-            OnlyStatus => Self::new(StatusCode::FORBIDDEN, error.to_string()),
-            NameTaken(_) | Waited { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
-            UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
-                Self::new(StatusCode::BAD_REQUEST, error.to_string())
-            }
-            PageTooLarge(_) => Self::invalid(vec!["query".into(), "limit".into()], "out_of_range", error.to_string()),
-            Database(error) => error.into(),
+            queue::Error::Database(error) => error.into(),
+            queue::Error::Shared(error) => match &*error {
+                queue::Error::Database(error) => of_database(error).with_cause(chain(error)),
+                error => of_queue(error),
+            },
+            error => of_queue(&error),
         }
+    }
+}
+
+fn of_queue(error: &queue::Error) -> Error {
+    use queue::Error::{
+        Archived, Circular, Database, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, PageTooLarge, Shared, Stale,
+        UnknownDependency, UnknownProject, UnknownTask, Waited,
+    };
+    let refused = |status| Error::new(status, error.to_string());
+    match error {
+        NotFound(_) => refused(StatusCode::NOT_FOUND),
+        OnlyStatus => refused(StatusCode::FORBIDDEN),
+        Stale { current, .. } => Error { current_attempt: Some(*current), ..refused(StatusCode::CONFLICT) },
+        NameTaken(_) | Waited { .. } | NotNow { .. } => refused(StatusCode::CONFLICT),
+        UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
+            refused(StatusCode::BAD_REQUEST)
+        }
+        PageTooLarge(_) => Error::invalid(vec!["query".into(), "limit".into()], "out_of_range", error.to_string()),
+        Database(error) => of_database(error),
+        Shared(error) => of_queue(error),
     }
 }
 
 impl From<postgres::Error> for Error {
     fn from(error: postgres::Error) -> Self {
-        if matches!(error, postgres::Error::Crowded) {
-            let detail = "The server sends as many large pages as it can. Try again in a moment, or ask for fewer at once.";
-            return Self::unavailable(detail).with_cause(error);
+        of_database(&error).with_cause(error)
+    }
+}
+
+fn of_database(error: &postgres::Error) -> Error {
+    match error {
+        postgres::Error::Crowded => {
+            Error::unavailable("The server sends as many large pages as it can. Try again in a moment, or ask for fewer at once.")
         }
-        if matches!(error, postgres::Error::Busy) {
-            return Self::unavailable("The server has more to do than it has connections to its database. Try again in a moment.")
-                .with_cause(error);
+        postgres::Error::Busy => {
+            Error::unavailable("The server has more to do than it has connections to its database. Try again in a moment.")
         }
-        if error.is_transient() {
-            return Self::unavailable("The database is not available right now. Try again in a moment.").with_cause(error);
-        }
-        Self::internal(error)
+        error if error.is_transient() => Error::unavailable("The database is not available right now. Try again in a moment."),
+        error => Error::internal(error.to_string()),
     }
 }
 

@@ -4,8 +4,10 @@
 //! file with its operations and what they send and take; [`types`] and [`extract`] read, [`reply`] and [`error`] write, [`mod@document`] describes.
 
 pub mod admission;
+pub mod attempts;
 mod budget;
 pub mod clients;
+mod delivery;
 pub mod docs;
 pub mod document;
 pub mod edge;
@@ -51,8 +53,10 @@ enum Tag {
     Projects,
     /// What jobs are made of.
     Tasks,
-    /// Submitting, changing and claiming jobs.
+    /// Submitting, changing and fetching jobs.
     Jobs,
+    /// Claiming jobs with a lease, and reporting what came of them.
+    Attempts,
     /// The machines that run jobs.
     Clients,
     /// Keys, users and limits.
@@ -68,6 +72,10 @@ pub struct State {
     pub redis: Redis,
     /// Who comes in.
     pub gate: Gate,
+    /// The jobs.
+    pub jobs: queue::jobs::Store,
+    /// Who claims them.
+    pub claims: queue::jobs::Claims,
     /// Whether the server is about to stop.
     pub draining: Draining,
     /// Work that must end before the process does.
@@ -75,16 +83,17 @@ pub struct State {
 }
 
 /// All operations. There is one list of them: here.
-fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
-    let State { database, redis, gate, draining, tasks } = state.clone();
-    let jobs = queue::jobs::Store::new(database.clone());
+fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
+    let State { database, redis, gate, jobs, claims, draining, tasks } = state.clone();
+    let (batch_limit, lease_seconds) = (settings.batch_limit_jobs, settings.lease_seconds);
     let projects = queue::projects::Store::new(database.clone());
     (
         health::Api::new(database.clone(), redis, draining),
         projects::Api { projects: projects.clone(), jobs: jobs.clone() },
         tasks::Api { tasks: queue::tasks::Store::new(database.clone()), projects },
-        jobs::Api { jobs, tasks, batch_limit },
-        clients::Api { clients: queue::clients::Store::new(database) },
+        jobs::Api { jobs: jobs.clone(), tasks, batch_limit },
+        attempts::Api { jobs: jobs.clone(), claims, lease_seconds },
+        clients::Api { clients: queue::clients::Store::new(database), jobs },
         keys::Api { gate: gate.clone() },
         users::Api { gate },
     )
@@ -92,7 +101,7 @@ fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
 
 /// The whole API as one endpoint, which answers everything and fails with nothing.
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
-    let api = || operations(state, settings.batch_limit_jobs);
+    let api = || operations(settings, state);
     let route = routes::routes(api(), &state.gate);
     let readers = Need::any_of([Scope::Read]);
     let route = match settings.docs {
@@ -106,5 +115,5 @@ pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Re
 
 /// The OpenAPI document.
 pub fn document(settings: &Settings, state: &State) -> Value {
-    document::document(operations(state, settings.batch_limit_jobs))
+    document::document(operations(settings, state))
 }

@@ -7,9 +7,10 @@ use super::{
     Error, Tag,
     error::{BadRequest, Conflict, NotFound, Refusal},
     extract::{Body, Caller, Path, Query, Scope},
+    jobs::retry,
     paging::{self, ten},
     reply::{Created, Gone, Paged, Reply},
-    types::{Amount, Limit, Name, OwnerId, Prose, Skip, Timestamp},
+    types::{Amount, Backoff, Limit, Name, OwnerId, Prose, Skip, Timestamp, Tries},
 };
 use crate::queue::{
     self, projects,
@@ -38,6 +39,10 @@ pub struct Task {
     required_cpu: Amount,
     /// Accelerators that a job of this task needs.
     required_accelerators: Amount,
+    /// How many attempts may fail before a job of this task has, if the job does not say it; null for what the server says.
+    max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second, and twice as long between each two that follow, if the job does not say it.
+    backoff_seconds: Option<Backoff>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -64,6 +69,10 @@ pub struct NewTask {
     #[oai(default = "none")]
     #[serde(default = "none")]
     required_accelerators: Amount,
+    /// How many attempts may fail before a job of this task has, if the job does not say it.
+    max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second; twice as long between each two that follow.
+    backoff_seconds: Option<Backoff>,
 }
 
 /// What to change of a task: what is not given stays as it is.
@@ -81,6 +90,14 @@ pub struct TaskUpdate {
     required_cpu: Option<Amount>,
     /// Accelerators that a job of this task needs.
     required_accelerators: Option<Amount>,
+    /// How many attempts may fail before a job of this task has; null for what the server says.
+    #[serde(default, deserialize_with = "given")]
+    #[oai(default)]
+    max_attempts: Given<Tries>,
+    /// Seconds between the first attempt and the second; null for what the server says.
+    #[serde(default, deserialize_with = "given")]
+    #[oai(default)]
+    backoff_seconds: Given<Backoff>,
 }
 
 /// A field of which null is a value, and absence means: as it is.
@@ -107,6 +124,8 @@ impl From<tasks::Task> for Task {
             command_template: task.content.command_template.map(Prose::from),
             required_cpu: task.content.required_cpu.into(),
             required_accelerators: task.content.required_accelerators.into(),
+            max_attempts: task.content.retry.max_attempts.map(Tries::from),
+            backoff_seconds: task.content.retry.backoff_seconds.map(Backoff::from),
             created_at: Timestamp(task.created_at),
             updated_at: Timestamp(task.updated_at),
         }
@@ -152,13 +171,15 @@ impl Api {
         #[oai(scope = "Scope::Manage")] caller: Caller,
         body: Body<NewTask>,
     ) -> Result<Created<Task>, Refusal<(BadRequest, Conflict)>> {
-        let NewTask { name, project_id, command_template, required_cpu, required_accelerators } = body.into_inner();
+        let NewTask { name, project_id, command_template, required_cpu, required_accelerators, max_attempts, backoff_seconds } =
+            body.into_inner();
         caller.check_named(Scope::Manage, project_id)?;
         let content = Content {
             name: name.into_string(),
             command_template: command_template.map(Prose::into_string),
             required_cpu: required_cpu.get_i32(),
             required_accelerators: required_accelerators.get_i32(),
+            retry: retry(max_attempts, backoff_seconds),
         };
         let task = self.tasks.create(project_id, &content).await?;
         Ok(Created { location: format!("/tasks/{}", task.id), body: task.into() })
@@ -194,13 +215,16 @@ impl Api {
         task_id: Path<i64>,
         body: Body<TaskUpdate>,
     ) -> Result<Reply<TaskData>, Refusal<(BadRequest, NotFound, Conflict)>> {
-        let TaskUpdate { name, project_id, command_template, required_cpu, required_accelerators } = body.into_inner();
+        let TaskUpdate { name, project_id, command_template, required_cpu, required_accelerators, max_attempts, backoff_seconds } =
+            body.into_inner();
         let change = Change {
             name: name.map(Name::into_string),
             project_id,
             command_template: command_template.map(|template| template.map(Prose::into_string)),
             required_cpu: required_cpu.map(Amount::get_i32),
             required_accelerators: required_accelerators.map(Amount::get_i32),
+            max_attempts: max_attempts.map(|tries| tries.map(Tries::get_i32)),
+            backoff_seconds: backoff_seconds.map(|seconds| seconds.map(Backoff::get_i32)),
         };
         self.check(&caller, *task_id).await?;
         Ok(Reply(TaskData { data: self.tasks.update(*task_id, &change).await?.into() }))

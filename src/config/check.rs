@@ -17,6 +17,18 @@ pub enum Refusal {
         /// The largest body.
         batch: usize,
     },
+    /// A number of the jobs' settings that makes no sense.
+    #[error("{name} is {value}: it must be from {least} to {most}")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// What it is.
+        value: i32,
+        /// The least that it may be.
+        least: i32,
+        /// The most.
+        most: i32,
+    },
     /// What is sent could be read and changed on the way.
     #[error(
         "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
@@ -38,6 +50,16 @@ impl Settings {
         let (limit, batch) = (self.in_flight_limit_bytes, self.batch_limit_bytes.max(self.body_limit_bytes));
         if limit < 2 * batch {
             return Err(Refusal::InFlight { limit, batch });
+        }
+        for (name, value, least, most) in [
+            ("lease_seconds", self.lease_seconds, 1, 86_400),
+            ("max_attempts", self.max_attempts, 1, 1000),
+            ("backoff_seconds", self.backoff_seconds, 0, 86_400),
+            ("fetch_job_lease_seconds", self.fetch_job_lease_seconds, 0, 86_400 * 365),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(Refusal::Range { name, value, least, most });
+            }
         }
         if !self.allow_plaintext && !is_loopback(&self.host) {
             return Err(Refusal::Plaintext { host: self.host.clone() });

@@ -43,9 +43,16 @@ pub struct Settings {
     pub redis_key_prefix: String,
     pub redis_failure: RedisFailure,
 
+    pub lease_seconds: i32,
+    pub max_attempts: i32,
+    pub backoff_seconds: i32,
+    pub fetch_job_lease_seconds: i32,
+    pub client_timeout_seconds: u32,
+
     pub disable_auth: bool,
     pub api_keys: SecretString,
     pub rate_limit_per_minute: u32,
+    pub report_limit_per_minute: u32,
     pub auth_failures_per_minute: u32,
     pub trusted_proxies: String,
     pub forwarded_by: ForwardedBy,

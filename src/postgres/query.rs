@@ -118,8 +118,28 @@ macro_rules! queries {
 }
 
 queries! {
+    attempts {
+        END = "end",
+        EXPIRED = "expired",
+        FOLLOW = "follow",
+        GET = "get",
+        GIVE_BACK = "give_back",
+        HEARTBEAT = "heartbeat",
+        HEARTBEAT_OF_CLIENT = "heartbeat_of_client",
+        LIST = "list",
+        LOCK = "lock",
+        REQUEST_CANCEL = "request_cancel",
+        START = "start",
+    }
+    claims {
+        ARRIVE = "arrive",
+        CANDIDATES = "candidates",
+        HELD = "held",
+        TAKE = "take",
+    }
     clients {
         DEACTIVATE = "deactivate",
+        DEACTIVATE_SILENT = "deactivate_silent",
         DELETE = "delete",
         GET = "get",
         HEARTBEAT = "heartbeat",
@@ -133,6 +153,7 @@ queries! {
         BLOCK_DESCENDANTS = "block_descendants",
         CLEAR_QUEUE = "clear_queue",
         DETACH_JOB = "detach_job",
+        DETACH_PROJECT = "detach_project",
         DETACH_TASK = "detach_task",
         EDGES = "edges",
         HAS_CHILDREN = "has_children",
@@ -140,12 +161,13 @@ queries! {
         IS_ANCESTOR = "is_ancestor",
         LOCK_EXCLUSIVE = "lock_exclusive",
         LOCK_PARENTS = "lock_parents",
+        LOCK_PROJECT_JOBS = "lock_project_jobs",
         LOCK_QUEUE = "lock_queue",
         LOCK_SHARED = "lock_shared",
         LOCK_TASK_JOBS = "lock_task_jobs",
         REMOVE_EDGES = "remove_edges",
         SET_UNMET = "set_unmet",
-        UNBLOCK_DESCENDANTS = "unblock_descendants",
+        UNBLOCK = "unblock",
         WAITING_CHILD = "waiting_child",
         WAITING_CHILD_OF_TASK = "waiting_child_of_task",
     }
@@ -153,15 +175,18 @@ queries! {
         CLAIM = "claim",
         COUNT_READY = "count_ready",
         DELETE = "delete",
+        DUE = "due",
         GET = "get",
         INSERT = "insert",
         LIST = "list",
         LIST_BY_PROJECT = "list_by_project",
         LIST_BY_TASK = "list_by_task",
         LOCK = "lock",
+        NEXT_DUE = "next_due",
         PARENTS = "parents",
         PROJECT = "project",
-        SET_STATUS = "set_status",
+        RETRY_HALTED = "retry_halted",
+        SETTLE = "settle",
         UPDATE = "update",
     }
     keys {
@@ -202,6 +227,7 @@ queries! {
         INSERT = "insert",
         LIST = "list",
         LOCK = "lock",
+        LOCK_OF_PROJECT = "lock_of_project",
         UPDATE = "update",
     }
     users {

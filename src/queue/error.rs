@@ -1,6 +1,6 @@
 //! What can go wrong in the queue.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::postgres::{self, WorkError};
 
@@ -17,6 +17,7 @@ pub enum Thing {
     TaskNamed(String),
     Job(i64),
     Client(String),
+    Attempt { job: i64, number: i32 },
 }
 
 impl fmt::Display for Thing {
@@ -28,6 +29,7 @@ impl fmt::Display for Thing {
             Self::TaskNamed(name) => write!(f, "task named {name:?}"),
             Self::Job(id) => write!(f, "job {id}"),
             Self::Client(id) => write!(f, "client {id:?}"),
+            Self::Attempt { job, number } => write!(f, "attempt {number} of job {job}"),
         }
     }
 }
@@ -84,9 +86,38 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// An attempt that is over; whoever reports for it must not work on the job any more.
+    #[error(
+        "Attempt {number} of job {job} is over ({status}): stop working on it. The job is {job_status}, its last attempt is {current}."
+    )]
+    Stale {
+        /// The job.
+        job: i64,
+        /// The attempt that was reported for.
+        number: i32,
+        /// How it ended.
+        status: &'static str,
+        /// The job's attempt now.
+        current: i32,
+        /// The job's status now.
+        job_status: &'static str,
+    },
+    /// A job's status does not allow what is asked.
+    #[error("Job {job} is {status}: {hint}.")]
+    NotNow {
+        /// The job.
+        job: i64,
+        /// Its status.
+        status: &'static str,
+        /// What could be done.
+        hint: &'static str,
+    },
     /// A page of a list would be too large to hold.
     #[error("a page may have at most {0} bytes, and this one has more: ask for fewer")]
     PageTooLarge(usize),
+    /// What went wrong with something that was done for several callers at once.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// The database failed. The text is for the log.
     #[error(transparent)]
     Database(postgres::Error),

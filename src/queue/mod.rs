@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`projects`], [`tasks`], [`clients`] | each a `model` (no I/O) and a `store` (its SQL) |
 //! | [`jobs`] | submitting, changing, claiming; `graph` keeps what waits for what, `handover` loses no claimed job |
+//! | [`Retry`], [`Policy`] | how often a job is tried |
+//! | [`Sweeper`] | what time brings |
 //! | [`Error`] | what can go wrong, as a caller may know it |
 //!
 //! Every change is one statement or one transaction. The rules of the graph are in [`jobs::graph`].
@@ -11,9 +13,12 @@
 pub mod clients;
 mod error;
 pub mod jobs;
-
 pub mod projects;
+mod retry;
+mod sweeper;
 pub mod tasks;
 
 pub use crate::postgres::{Listing, Page, no_number};
 pub use error::{Error, Result, Thing};
+pub use retry::{Policy, Retry};
+pub use sweeper::Sweeper;

@@ -64,7 +64,18 @@ async fn a_task_lives_its_life() {
     let project = api.post("/projects", json!({"name": "p"})).await.expect(201)["id"].clone();
 
     let made = api.post("/tasks", json!({"name": "t", "project_id": project})).await.expect(201);
-    let fields = ["id", "name", "project_id", "command_template", "required_cpu", "required_accelerators", "created_at", "updated_at"];
+    let fields = [
+        "id",
+        "name",
+        "project_id",
+        "command_template",
+        "required_cpu",
+        "required_accelerators",
+        "max_attempts",
+        "backoff_seconds",
+        "created_at",
+        "updated_at",
+    ];
     assert_eq!(keys(&made), fields);
     assert_eq!((&made["command_template"], &made["required_cpu"], &made["required_accelerators"]), (&Value::Null, &json!(1), &json!(0)));
 
@@ -103,7 +114,8 @@ async fn a_job_lives_its_life() {
     let (project, task) = api.project_with_task("p").await;
 
     let made = api.post("/jobs", json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"lr": 0.1}})).await.expect(201);
-    let fields = ["id", "name", "project_id", "task_id", "parameters", "status", "priority", "depends", "created_at", "updated_at"];
+    let fields = "id name project_id task_id parameters status priority attempt max_attempts backoff_seconds not_before depends created_at updated_at";
+    let fields: Vec<_> = fields.split(' ').collect();
     assert_eq!(keys(&made), fields);
     assert_eq!((&made["status"], &made["priority"], &made["depends"]), (&json!("PENDING"), &json!(0), &json!({})));
     let path = format!("/jobs/{}", made["id"]);
@@ -275,7 +287,7 @@ async fn a_client_lives_its_life() {
     assert_eq!((&updated["available_cpu"], &updated["available_accelerators"], &updated["is_active"]), (&json!(8), &json!(0), &json!(0)));
     assert_eq!(api.get("/clients").await.expect(200), json!([]), "the default lists active clients");
     assert_eq!(api.get("/clients?active_only=False").await.expect(200), json!([updated]));
-    assert_eq!(api.post("/clients/node-1/heartbeat", json!({})).await.expect(200), json!({"status": "ok"}));
+    assert_eq!(api.post("/clients/node-1/heartbeat", json!({})).await.expect(200), json!({"status": "ok", "attempts": []}));
     assert_eq!(api.get("/clients/node-1").await.expect(200)["is_active"], 1);
     assert_eq!(api.post("/clients/node-1/deactivate", json!({})).await.expect(200), json!({"status": "deactivated"}));
     let again = api.post("/clients/register", body).await.expect(201);

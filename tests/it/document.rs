@@ -90,9 +90,21 @@ async fn every_schema_of_a_request_has_an_example_and_the_examples_are_accepted(
     same_fields(&api.get("/jobs/1/dependencies").await.expect(200), "Dependencies");
     same_fields(&api.get("/projects/1/fetch_job").await.expect(200), "Fetched");
     same_fields(&api.put("/tasks/1", example("TaskUpdate")).await.expect(200)["data"], "Task");
-    same_fields(&api.put("/projects/1", example("ProjectUpdate")).await.expect(200)["data"], "Project");
     same_fields(&api.post("/clients/register", example("NewClient")).await.expect(201), "Client");
     api.put("/clients/gpu-node-1", example("ClientUpdate")).await.expect(200);
+    let claimed = api.post("/projects/1/claims", example("NewClaim")).await.expect(200);
+    same_fields(&claimed, "Claimed");
+    let (job, claimed) = (claimed["jobs"][0]["job"]["id"].clone(), claimed["jobs"][0].clone());
+    assert_eq!(
+        claimed.as_object().unwrap().keys().collect::<Vec<_>>(),
+        example("Claimed")["jobs"][0].as_object().unwrap().keys().collect::<Vec<_>>()
+    );
+    let attempt = async |what: &str, body: &str| api.post(&format!("/jobs/{job}/attempts/1/{what}"), example(body)).await.expect(200);
+    same_fields(&attempt("heartbeat", "Heartbeat").await, "Lease");
+    same_fields(&api.post("/clients/gpu-node-1/heartbeat", json!({})).await.expect(200), "Alive");
+    same_fields(&attempt("complete", "Completion").await, "Attempt");
+    same_fields(&api.post("/projects/1/retry", example("RetryMany")).await.expect(200), "Retried");
+    same_fields(&api.put("/projects/1", example("ProjectUpdate")).await.expect(200)["data"], "Project");
     server.stop().await;
 }
 

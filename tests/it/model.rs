@@ -7,8 +7,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use whatsnext::queue::{
-    Error,
-    jobs::{Change, NewJob, Resources, Status, Store},
+    Error, Policy, Retry,
+    jobs::{Bells, Change, NewJob, Resources, Status, Store},
 };
 
 use crate::support::TestDatabase;
@@ -159,6 +159,8 @@ impl Pair {
             parameters: RawValue::from_string("{}".to_owned()).unwrap(),
             status: job.status,
             priority: job.priority,
+            retry: Retry::default(),
+            not_before: None,
             depends: job.parents.iter().copied().collect(),
         }
     }
@@ -198,8 +200,8 @@ impl Pair {
             Step::ClaimAndPutBack => {
                 let claim = self.jobs.claim(self.project, Resources::default()).await.expect("a claim");
                 if let Some(claimed) = claim.claimed {
-                    assert!(self.jobs.put_back(claimed.job.id, claimed.attempt).await.expect("it goes back"));
-                    assert!(!self.jobs.put_back(claimed.job.id, claimed.attempt).await.expect("it goes back only once"));
+                    assert!(self.jobs.put_back(claimed.job.id, claimed.job.attempt).await.expect("it goes back"));
+                    assert!(!self.jobs.put_back(claimed.job.id, claimed.job.attempt).await.expect("it goes back only once"));
                 }
             }
             Step::SetStatus { job, status } => {
@@ -286,7 +288,7 @@ fn the_queue_does_what_the_model_says() {
     let pool = database.database();
     let projects = whatsnext::queue::projects::Store::new(pool.clone());
     let tasks = whatsnext::queue::tasks::Store::new(pool.clone());
-    let jobs = Store::new(pool);
+    let jobs = Store::new(pool, Policy::default(), Bells::default());
     let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() });
     let number = std::cell::Cell::new(0);
     let result = runner.run(&proptest::collection::vec(step(), 1..60), |steps| {
@@ -301,7 +303,13 @@ fn the_queue_does_what_the_model_says() {
             let mut task_ids = Vec::new();
             for required_cpu in TASKS {
                 let name = format!("t{required_cpu}");
-                let content = whatsnext::queue::tasks::Content { name, command_template: None, required_cpu, required_accelerators: 0 };
+                let content = whatsnext::queue::tasks::Content {
+                    name,
+                    command_template: None,
+                    required_cpu,
+                    required_accelerators: 0,
+                    retry: Retry::default(),
+                };
                 task_ids.push(tasks.create(project, &content).await.unwrap().id);
             }
             let mut pair = Pair { jobs: jobs.clone(), tasks: tasks.clone(), project, task_ids, model: Model::default() };

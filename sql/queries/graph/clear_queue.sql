@@ -33,6 +33,9 @@ with recursive locked (id) as materialized (
 ), others as (
     delete from dependencies
     where depends_on in (select id from doomed) and job_id not in (select id from doomed)
+), tried as (
+    delete from attempts
+    where job_id in (select id from doomed)
 ), deleted as (
     delete from jobs
     where id in (select id from doomed)

@@ -19,6 +19,9 @@ with doomed as materialized (
 ), own as (
     delete from dependencies
     where job_id in (select id from doomed)
+), tried as (
+    delete from attempts
+    where job_id in (select id from doomed)
 )
 delete from dependencies
 where depends_on in (select id from doomed)

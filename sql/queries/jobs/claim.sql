@@ -7,7 +7,8 @@
 -- does not prefer what is less urgent. Only if that finds nothing are the tasks tried to their ends.
 --
 -- Keep `id = any (array (...))`: a join with the update would hash all of `jobs` under a generic plan.
--- $1 project id, $2 available cpu or 0 for any, $3 available accelerators or 0 for any, $4 where counting what could have been claimed stops, $5 where counting what waits stops
+-- $1 project id, $2 available cpu or 0 for any, $3 available accelerators or 0 for any, $4 where counting what could have been claimed stops, $5 where counting what waits stops,
+-- $6 seconds that the lease is to last, or null for none
 with fitting as materialized (
     select t.id
     from projects p
@@ -61,10 +62,17 @@ with fitting as materialized (
         )
         limit 1
     ))
-    returning id, name, project_id, task_id, parameters, status, priority, attempt, created_at, updated_at
+    returning id, name, project_id, task_id, parameters, status, priority, attempt, max_attempts, backoff_seconds, not_before, created_at,
+              updated_at
+), begun as (
+    insert into attempts (job_id, number, status, cpu, accelerators, lease_seconds, lease_expires_at)
+    select claimed.id, claimed.attempt, 'CLAIMED', t.required_cpu, t.required_accelerators, $6::integer,
+           clock_timestamp() + make_interval(secs => $6::integer)
+    from claimed
+    join tasks t on t.id = claimed.task_id
 )
 select claimed.id, claimed.name, claimed.project_id, claimed.task_id, task.name as task_name, claimed.parameters, claimed.status,
-       claimed.priority, claimed.attempt, claimed.created_at, claimed.updated_at,
+       claimed.priority, claimed.attempt, claimed.max_attempts, claimed.backoff_seconds, claimed.not_before, claimed.created_at, claimed.updated_at,
        coalesce((
            select json_object_agg(parent.id, parent.name order by parent.id)
            from dependencies d

@@ -2,7 +2,7 @@
 -- $1 status or null for any, $2 only ids above this, $3 skip, $4 limit, $5 project id
 select (select count(*) from jobs j where j.project_id = $5 and ($1::text is null or j.status = $1)) as total,
        page.id, page.name, page.project_id, page.task_id, page.parameters, page.status, page.priority,
-       page.created_at, page.updated_at,
+       page.attempt, page.max_attempts, page.backoff_seconds, page.not_before, page.created_at, page.updated_at,
        coalesce((
            select json_object_agg(parent.id, parent.name order by parent.id)
            from dependencies d
@@ -11,7 +11,8 @@ select (select count(*) from jobs j where j.project_id = $5 and ($1::text is nul
        ), '{}') as depends
 from (select) as always
 left join (
-    select j.id, j.name, j.project_id, j.task_id, j.parameters, j.status, j.priority, j.created_at, j.updated_at
+    select j.id, j.name, j.project_id, j.task_id, j.parameters, j.status, j.priority,
+           j.attempt, j.max_attempts, j.backoff_seconds, j.not_before, j.created_at, j.updated_at
     from jobs j
     where j.project_id = $5 and ($1::text is null or j.status = $1) and j.id > $2
     order by j.id

@@ -1,23 +1,25 @@
 //! `/jobs`, and the jobs of a project: submitting, changing, claiming.
 
-mod delivery;
 mod wire;
 
 use poem::web::Data;
 use poem_openapi::OpenApi;
 use tokio_util::task::TaskTracker;
 
-pub use delivery::Handed;
-pub use wire::{Added, BatchJob, Dependencies, Dependency, Fetched, FetchedJob, Job, JobData, JobUpdate, NewBatch, NewJob};
+pub(super) use wire::retry;
+pub use wire::{
+    Added, BatchJob, Dependencies, Dependency, Fetched, FetchedJob, Job, JobData, JobUpdate, NewBatch, NewJob, Retried, RetryMany, Stopped,
+};
 
 use super::{
     Error, Tag,
+    delivery::Handed,
     error::{BadRequest, Conflict, NotFound, Refusal},
     extract::{Batch, Body, Caller, Path, Query, Scope},
     paging,
     reply::{Created, Gone, Paged, Reply},
     tasks::none,
-    types::{Amount, Depends, JobLimit, JobStatus, Name, Parameters, Priority, Skip},
+    types::{Amount, JobLimit, JobStatus, Skip},
 };
 use crate::{
     http::Connection,
@@ -76,10 +78,10 @@ impl Api {
         #[oai(scope = "Scope::Submit")] caller: Caller,
         body: Body<NewJob>,
     ) -> Result<Created<Job>, Refusal<BadRequest>> {
-        let NewJob { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
+        let job = body.into_inner();
+        let project_id = job.project_id;
         caller.check_named(Scope::Submit, project_id)?;
-        let job = new_job(name, task_id, parameters, status, priority, depends);
-        let job = self.jobs.create(project_id, &job).await?;
+        let job = self.jobs.create(project_id, &job.into()).await?;
         Ok(Created { location: format!("/jobs/{}", job.id), body: job.into() })
     }
 
@@ -96,10 +98,7 @@ impl Api {
             let msg = format!("must have at most {} jobs", self.batch_limit);
             return Err(Error::invalid(vec!["body".into(), "jobs".into()], "out_of_range", msg).into());
         }
-        let jobs: Vec<_> = jobs
-            .into_iter()
-            .map(|job| new_job(job.name, job.task_id, job.parameters, wire::pending(), job.priority, job.depends))
-            .collect();
+        let jobs: Vec<jobs::NewJob> = jobs.into_iter().map(Into::into).collect();
         let job_ids = self.jobs.submit(*project_id, &jobs).await.map_err(|error| match error {
             // Here the project is what the path names.
             queue::Error::UnknownProject(id) => queue::Error::NotFound(Thing::Project(id)),
@@ -127,9 +126,9 @@ impl Api {
         job_id: Path<i64>,
         body: Body<JobUpdate>,
     ) -> Result<Reply<JobData>, Refusal<(BadRequest, NotFound)>> {
-        let JobUpdate { name, project_id, task_id, parameters, status, priority, depends } = body.into_inner();
+        let job = body.into_inner();
         let only_status = !self.may_change(&caller, *job_id).await?;
-        let change = Change { project_id, job: new_job(name, task_id, parameters, status, priority, depends), only_status };
+        let change = Change { project_id: job.project_id, job: job.into(), only_status };
         Ok(Reply(JobData { data: self.jobs.update(*job_id, &change).await?.into() }))
     }
 
@@ -161,6 +160,47 @@ impl Api {
         Ok(Gone)
     }
 
+    /// Cancel a job
+    ///
+    /// At once if nobody has it. Otherwise its client is told with the next heartbeat (`cancel_requested`), and has until its lease ends to give it up.
+    #[oai(path = "/jobs/:job_id/cancel", method = "post", operation_id = "cancel_job")]
+    async fn cancel(
+        &self,
+        #[oai(scope = "Scope::Submit")] caller: Caller,
+        job_id: Path<i64>,
+    ) -> Result<Reply<Job>, Refusal<(NotFound, Conflict)>> {
+        self.check(&caller, Scope::Submit, *job_id).await?;
+        Ok(Reply(self.jobs.cancel(*job_id).await?.into()))
+    }
+
+    /// Run a job again
+    ///
+    /// One that failed or was cancelled, with all of its attempts; what was blocked by it waits for it again. One that waits for its time runs now.
+    #[oai(path = "/jobs/:job_id/retry", method = "post", operation_id = "retry_job")]
+    async fn retry(
+        &self,
+        #[oai(scope = "Scope::Submit")] caller: Caller,
+        job_id: Path<i64>,
+    ) -> Result<Reply<Job>, Refusal<(NotFound, Conflict)>> {
+        self.check(&caller, Scope::Submit, *job_id).await?;
+        Ok(Reply(self.jobs.retry(*job_id).await?.into()))
+    }
+
+    /// Run a project's jobs again
+    ///
+    /// All that failed, or were cancelled, as `/jobs/{id}/retry` does with one.
+    #[oai(path = "/projects/:project_id/retry", method = "post", operation_id = "retry_jobs")]
+    async fn retry_all(
+        &self,
+        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        project_id: Path<i64>,
+        body: Body<RetryMany>,
+    ) -> Result<Reply<Retried>, Refusal<NotFound>> {
+        let RetryMany { status, task_id } = body.into_inner();
+        let retried = self.jobs.retry_all(*project_id, status.into(), task_id).await?;
+        Ok(Reply(Retried { retried }))
+    }
+
     /// Get what a job depends on
     #[oai(path = "/jobs/:job_id/dependencies", method = "get", operation_id = "get_job_dependencies")]
     async fn dependencies(
@@ -188,9 +228,10 @@ impl Api {
         /// Only jobs that need at most so many accelerators; 0 for any.
         #[oai(default = "none")]
         available_accelerators: Query<Amount>,
-    ) -> Result<Handed, Refusal<NotFound>> {
+    ) -> Result<Handed<Fetched>, Refusal<NotFound>> {
         let resources = Resources { cpu: available_cpu.get_i32(), accelerators: available_accelerators.get_i32() };
-        Ok(Handed::over(connection, Handover::claim(&self.jobs, &self.tasks, *project_id, resources).await?))
+        let handover = Handover::claim(&self.jobs, &self.tasks, *project_id, resources).await?;
+        Ok(Handed::over(connection, Fetched::from(&handover.claim), handover.receipt))
     }
 }
 
@@ -218,16 +259,5 @@ impl Api {
         }
         caller.check_on(Scope::Work, project, || Thing::Job(job_id))?;
         Ok(false)
-    }
-}
-
-fn new_job(name: Name, task_id: i64, parameters: Parameters, status: JobStatus, priority: Priority, depends: Depends) -> jobs::NewJob {
-    jobs::NewJob {
-        name: name.into_string(),
-        task_id,
-        parameters: parameters.0,
-        status: status.0,
-        priority: priority.get_i32(),
-        depends: depends.into_ids(),
     }
 }

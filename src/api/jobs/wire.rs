@@ -1,11 +1,14 @@
 //! Jobs as they are sent and answered.
 
-use poem_openapi::Object;
+use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::types::{Depends, DependsOn, JobStatus, Name, Parameters, Priority, Timestamp},
-    queue::jobs::{self, Status},
+    api::types::{Backoff, Depends, DependsOn, JobStatus, Name, Parameters, Priority, Timestamp, Tries},
+    queue::{
+        Retry,
+        jobs::{self, Status},
+    },
 };
 
 /// A job.
@@ -20,6 +23,14 @@ pub struct Job {
     status: JobStatus,
     /// Higher is sooner.
     priority: Priority,
+    /// How often it was claimed.
+    attempt: i32,
+    /// How many attempts may fail before the job has; null for what its task says, or else the server.
+    max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second, and twice as long between each two that follow; null for what its task says, or else the server.
+    backoff_seconds: Option<Backoff>,
+    /// When it is given out at the earliest: as it was asked for, or after a failure.
+    not_before: Option<Timestamp>,
     /// The jobs that this one depends on: their ids, and their names.
     depends: DependsOn,
     created_at: Timestamp,
@@ -49,6 +60,12 @@ pub struct NewJob {
     #[oai(default = "usual")]
     #[serde(default = "usual")]
     pub(super) priority: Priority,
+    /// How many attempts may fail before the job has. Without it, what its task says, or else the server.
+    pub(super) max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second; twice as long between each two that follow.
+    pub(super) backoff_seconds: Option<Backoff>,
+    /// When it is to be given out at the earliest.
+    pub(super) not_before: Option<Timestamp>,
     /// The jobs of the project that must complete before this one is given out: their ids. The values are not looked at.
     #[oai(default)]
     #[serde(default)]
@@ -84,6 +101,12 @@ pub struct BatchJob {
     #[oai(default = "usual")]
     #[serde(default = "usual")]
     pub(super) priority: Priority,
+    /// How many attempts may fail before the job has. Without it, what its task says, or else the server.
+    pub(super) max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second; twice as long between each two that follow.
+    pub(super) backoff_seconds: Option<Backoff>,
+    /// When it is to be given out at the earliest.
+    pub(super) not_before: Option<Timestamp>,
     /// The jobs of the project, from before the batch, that must complete before this one is given out.
     #[oai(default)]
     #[serde(default)]
@@ -145,23 +168,114 @@ pub struct FetchedJob {
 #[derive(Debug, Serialize, Object)]
 pub struct Fetched {
     /// The job, now QUEUED; null if none is ready that fits.
-    pub(super) job: Option<FetchedJob>,
+    job: Option<FetchedJob>,
     /// How many jobs could have been given for this request, the given one included: 0 exactly if `job` is null.
-    pub(super) num_pending: i64,
+    num_pending: i64,
     /// How many jobs of the project wait for others.
-    pub(super) num_waiting: i64,
+    num_waiting: i64,
     /// Whether counting stopped at 1000, so that there may be more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(default)]
-    pub(super) count_capped: Option<bool>,
+    count_capped: Option<bool>,
 }
 
-pub(super) fn pending() -> JobStatus {
+/// Which jobs to run again.
+#[derive(Debug, Deserialize, Object)]
+pub struct RetryMany {
+    /// Those that failed, or those that were cancelled.
+    #[oai(default = "failed")]
+    #[serde(default = "failed")]
+    pub(super) status: Stopped,
+    /// Only those of this task.
+    pub(super) task_id: Option<i64>,
+}
+
+/// How a job stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Enum)]
+#[serde(rename_all = "UPPERCASE")]
+#[oai(rename_all = "UPPERCASE")]
+pub enum Stopped {
+    /// It went wrong.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+fn failed() -> Stopped {
+    Stopped::Failed
+}
+
+impl From<Stopped> for Status {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed => Self::Failed,
+            Stopped::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// How many jobs run again.
+#[derive(Debug, Serialize, Object)]
+pub struct Retried {
+    pub(super) retried: usize,
+}
+
+fn pending() -> JobStatus {
     JobStatus(Status::Pending)
 }
 
 fn usual() -> Priority {
     Priority::new(0).expect("in range")
+}
+
+impl From<NewJob> for jobs::NewJob {
+    fn from(job: NewJob) -> Self {
+        Self {
+            name: job.name.into_string(),
+            task_id: job.task_id,
+            parameters: job.parameters.0,
+            status: job.status.0,
+            priority: job.priority.get_i32(),
+            retry: retry(job.max_attempts, job.backoff_seconds),
+            not_before: job.not_before.map(|time| time.0),
+            depends: job.depends.into_ids(),
+        }
+    }
+}
+
+impl From<BatchJob> for jobs::NewJob {
+    fn from(job: BatchJob) -> Self {
+        Self {
+            name: job.name.into_string(),
+            task_id: job.task_id,
+            parameters: job.parameters.0,
+            status: Status::Pending,
+            priority: job.priority.get_i32(),
+            retry: retry(job.max_attempts, job.backoff_seconds),
+            not_before: job.not_before.map(|time| time.0),
+            depends: job.depends.into_ids(),
+        }
+    }
+}
+
+impl From<JobUpdate> for jobs::NewJob {
+    fn from(job: JobUpdate) -> Self {
+        Self {
+            name: job.name.into_string(),
+            task_id: job.task_id,
+            parameters: job.parameters.0,
+            status: job.status.0,
+            priority: job.priority.get_i32(),
+            retry: Retry::default(),
+            not_before: None,
+            depends: job.depends.into_ids(),
+        }
+    }
+}
+
+/// How often a job, or those of a task, are tried.
+pub(in crate::api) fn retry(max_attempts: Option<Tries>, backoff_seconds: Option<Backoff>) -> Retry {
+    Retry { max_attempts: max_attempts.map(Tries::get_i32), backoff_seconds: backoff_seconds.map(Backoff::get_i32) }
 }
 
 impl From<jobs::Job> for Job {
@@ -174,6 +288,10 @@ impl From<jobs::Job> for Job {
             parameters: Parameters(job.parameters),
             status: JobStatus(job.status),
             priority: job.priority.into(),
+            attempt: job.attempt,
+            max_attempts: job.retry.max_attempts.map(Tries::from),
+            backoff_seconds: job.retry.backoff_seconds.map(Backoff::from),
+            not_before: job.not_before.map(Timestamp),
             depends: DependsOn(job.depends),
             created_at: Timestamp(job.created_at),
             updated_at: Timestamp(job.updated_at),
@@ -196,6 +314,17 @@ impl From<&jobs::Claimed> for FetchedJob {
             depends: DependsOn(job.depends),
             created_at: Timestamp(job.created_at),
             updated_at: Timestamp(job.updated_at),
+        }
+    }
+}
+
+impl From<&jobs::Claim> for Fetched {
+    fn from(claim: &jobs::Claim) -> Self {
+        Self {
+            job: claim.claimed.as_ref().map(FetchedJob::from),
+            num_pending: claim.num_pending,
+            num_waiting: claim.num_waiting,
+            count_capped: claim.count_capped.then_some(true),
         }
     }
 }

@@ -25,6 +25,20 @@ pub type Amount = Whole<0, { i32::MAX as i64 }>;
 pub type Priority = Whole<{ -(i32::MAX as i64) }, { i32::MAX as i64 }>;
 /// Requests a minute, or seconds.
 pub type Count = Whole<0, 10_000_000>;
+/// How often a job is tried.
+pub type Tries = Whole<1, 1000>;
+/// Seconds between two attempts.
+pub type Backoff = Whole<0, 86_400>;
+/// Seconds that a lease lasts: a day at most.
+pub type LeaseSeconds = Whole<1, 86_400>;
+/// Seconds to wait for a job.
+pub type WaitSeconds = Whole<0, 60>;
+/// How many jobs to claim at once.
+pub type Many = Whole<1, 100>;
+/// An attempt's number: 1, 2, 3 …
+pub type AttemptNumber = Whole<1, { i32::MAX as i64 }>;
+/// What a program exits with.
+pub type ExitCode = Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }>;
 /// 0 or 1.
 pub type Flag = Whole<0, 1>;
 
@@ -137,12 +151,8 @@ documented!(JobLimit, "job_limit", {
     let either = [range(1, 1000), range(JobLimit::PUBLISHED, JobLimit::PUBLISHED)];
     MetaSchema { any_of: either.map(|range| MetaSchemaRef::Inline(Box::new(range))).to_vec(), ..MetaSchema::ANY }
 });
-documented!(Limit, "limit", range(1, 1000));
-documented!(Skip, "skip", range(0, i64::MAX));
-documented!(Amount, "amount", range(0, i64::from(i32::MAX)));
-documented!(Priority, "priority", range(-i64::from(i32::MAX), i64::from(i32::MAX)));
-documented!(Count, "count", range(0, 10_000_000));
-documented!(Flag, "flag", range(0, 1));
+
+documented!(impl [const MIN: i64, const MAX: i64] Whole<MIN, MAX>, "whole", range(MIN, MAX));
 
 #[cfg(test)]
 mod tests {

@@ -26,14 +26,16 @@ impl<'de> Deserialize<'de> for Parameters {
         if !raw.get().starts_with('{') {
             return Err(de::Error::custom("must be a JSON object"));
         }
-        // The inner error's position is one in the parameters, which the outer place does not know of.
-        let sound = serde_json::from_str::<Sound>(raw.get()).map_err(|error| without_position(&error));
-        sound.map(|Sound| Self(raw)).map_err(de::Error::custom)
+        check_sound(&raw).map_err(de::Error::custom)?;
+        Ok(Self(raw))
     }
 }
 
-fn without_position(error: &serde_json::Error) -> String {
-    error.to_string().split(" at line ").next().unwrap_or_default().to_owned()
+/// Whether JSON can be given back to every client as it came.
+pub(super) fn check_sound(raw: &RawValue) -> Result<(), String> {
+    // The inner error's position is one in this value, which the outer place does not know of.
+    let without_position = |error: serde_json::Error| error.to_string().split(" at line ").next().unwrap_or_default().to_owned();
+    serde_json::from_str::<Sound>(raw.get()).map(|Sound| ()).map_err(without_position)
 }
 
 documented!(

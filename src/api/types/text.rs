@@ -17,6 +17,8 @@ pub struct Text<const MIN: usize, const MAX: usize>(String);
 pub type Name = Text<1, 255>;
 /// Something to read.
 pub type Prose = Text<0, 65536>;
+/// A line to read.
+pub type Line = Text<0, 1000>;
 
 impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     /// The text.
@@ -65,3 +67,4 @@ fn text(min: usize, max: usize) -> MetaSchema {
 
 documented!(Name, "name", text(1, 255));
 documented!(Prose, "prose", text(0, 65536));
+documented!(Line, "line", text(0, 1000));

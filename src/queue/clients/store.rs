@@ -76,6 +76,12 @@ impl Store {
         self.change(&sql::DEACTIVATE, id).await
     }
 
+    /// Marks clients as gone that were not heard of for so many seconds.
+    pub async fn deactivate_silent(&self, seconds: u32) -> Result<u64> {
+        let connection = self.database.client().await?;
+        Ok(sql::DEACTIVATE_SILENT.execute(&connection, &[&f64::from(seconds)]).await?)
+    }
+
     /// Forgets a client.
     ///
     /// # Errors

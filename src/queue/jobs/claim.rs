@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Job, Store, store};
 use crate::{
-    postgres::query::{jobs as sql, projects},
+    postgres::query::{Params, jobs as sql, projects},
     queue::{Error, Result, Thing},
 };
 
@@ -45,8 +45,6 @@ pub struct Claimed {
     pub job: Job,
     /// Its task's name.
     pub task_name: String,
-    /// Which claim of this job it is: 1, 2, 3 …
-    pub attempt: i32,
 }
 
 impl Store {
@@ -77,14 +75,12 @@ impl Store {
         let is_plenty = self.plenty.is_known((project_id, resources));
         let cap = if is_plenty { 1 } else { COUNT_CAP };
         let client = self.database.client().await?;
-        let row = sql::CLAIM.one(&client, &[&project_id, &resources.cpu, &resources.accelerators, &cap, &COUNT_CAP]).await?;
+        let params: Params<'_> =
+            &[&project_id, &resources.cpu, &resources.accelerators, &cap, &COUNT_CAP, &self.policy.fetch_lease_seconds];
+        let row = sql::CLAIM.one(&client, params).await?;
         drop(client);
         let (counted, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
-        let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed {
-            job: store::job(&row),
-            task_name: row.get("task_name"),
-            attempt: row.get("attempt"),
-        });
+        let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed { job: store::job(&row), task_name: row.get("task_name") });
         let num_pending = if is_plenty && claimed.is_some() { COUNT_CAP } else { counted };
         if num_pending == COUNT_CAP {
             self.plenty.look(&self.database, (project_id, resources));

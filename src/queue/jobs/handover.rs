@@ -1,7 +1,7 @@
 //! From the claim to the client: a job that nobody received goes back.
 //!
 //! A request's future is dropped when its client goes away, and an answer may be made and never sent. So a claim runs in a task of its own, and its
-//! result is a [`Handover`]: wherever that is dropped before somebody says [`Handover::delivered`], the job is put back.
+//! result is a [`Handover`]: wherever that is dropped before somebody says [`Receipt::delivered`], the job is put back.
 
 use std::time::Duration;
 
@@ -14,23 +14,27 @@ use crate::queue::{Error, Result};
 /// How long putting back is tried while the database is away.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A claim on its way to the client.
-pub struct Handover {
+/// Something claimed on its way to the client.
+pub struct Handover<T> {
     /// What was claimed.
-    pub claim: Claim,
-    pending: Option<Pending>,
+    pub claim: T,
+    /// What has to be signed.
+    pub receipt: Receipt,
 }
+
+/// Says whether something claimed was received. Dropped before somebody says [`Receipt::delivered`], it puts back the jobs.
+pub struct Receipt(Option<Pending>);
 
 /// What to do if it does not arrive.
 struct Pending {
-    id: i64,
-    attempt: i32,
+    /// Jobs and their attempts.
+    claimed: Vec<(i64, i32)>,
     jobs: Store,
     tasks: TaskTracker,
     runtime: Handle,
 }
 
-impl Handover {
+impl Handover<Claim> {
     /// Claims as [`Store::claim`] does, in a task of its own. `tasks` is what a server waits for before it exits.
     ///
     /// # Errors
@@ -41,32 +45,35 @@ impl Handover {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         tasks.spawn(async move {
             let claim = jobs.claim(project_id, resources).await;
+            let over = |claim: Claim| {
+                let claimed = claim.claimed.iter().map(|claimed| (claimed.job.id, claimed.job.attempt)).collect();
+                Self::new(claim, claimed, jobs, tasks_of_claim)
+            };
             // If the client is gone already, the handover comes back here and is dropped.
-            drop(sender.send(claim.map(|claim| Self::new(claim, jobs, tasks_of_claim))));
+            drop(sender.send(claim.map(over)));
         });
         receiver.await.expect("the task sends before it ends")
     }
+}
 
-    fn new(claim: Claim, jobs: Store, tasks: TaskTracker) -> Self {
-        let pending = claim.claimed.as_ref().map(|claimed| Pending {
-            id: claimed.job.id,
-            attempt: claimed.attempt,
-            jobs,
-            tasks,
-            runtime: Handle::current(),
-        });
-        Self { claim, pending }
-    }
-
-    /// The job is the client's now.
-    pub fn delivered(&mut self) {
-        self.pending = None;
+impl<T> Handover<T> {
+    /// Hands over what was claimed: these jobs and attempts.
+    pub(super) fn new(claim: T, claimed: Vec<(i64, i32)>, jobs: Store, tasks: TaskTracker) -> Self {
+        let pending = (!claimed.is_empty()).then(|| Pending { claimed, jobs, tasks, runtime: Handle::current() });
+        Self { claim, receipt: Receipt(pending) }
     }
 }
 
-impl Drop for Handover {
+impl Receipt {
+    /// It is the client's now.
+    pub fn delivered(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(pending) = self.pending.take() {
+        if let Some(pending) = self.0.take() {
             let (tasks, runtime) = (pending.tasks.clone(), pending.runtime.clone());
             tasks.spawn_on(pending.put_back(), &runtime);
         }
@@ -75,30 +82,30 @@ impl Drop for Handover {
 
 impl Pending {
     async fn put_back(self) {
-        let Self { id, attempt, jobs, .. } = &self;
-        let mut pause = Duration::from_millis(100);
-        let mut waited = Duration::ZERO;
-        loop {
-            match jobs.put_back(*id, *attempt).await {
-                Ok(done) => {
-                    tracing::info!(job = id, attempt, done, "a claimed job was not received and has been put back");
-                    return;
-                }
-                Err(Error::Database(error)) if error.is_transient() && waited < PATIENCE => {
-                    sleep(pause).await;
-                    waited += pause;
-                    pause = (pause * 2).min(Duration::from_secs(5));
-                }
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(
-                        job = id,
-                        attempt,
-                        error,
-                        "a claimed job was not received and could not be put back: set it to PENDING"
-                    );
-                    return;
-                }
+        for (id, attempt) in &self.claimed {
+            put_back(&self.jobs, *id, *attempt).await;
+        }
+    }
+}
+
+async fn put_back(jobs: &Store, id: i64, attempt: i32) {
+    let mut pause = Duration::from_millis(100);
+    let mut waited = Duration::ZERO;
+    loop {
+        match jobs.put_back(id, attempt).await {
+            Ok(done) => {
+                tracing::info!(job = id, attempt, done, "a claimed job was not received and has been put back");
+                return;
+            }
+            Err(Error::Database(error)) if error.is_transient() && waited < PATIENCE => {
+                sleep(pause).await;
+                waited += pause;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(job = id, attempt, error, "a claimed job was not received and could not be put back: set it to PENDING");
+                return;
             }
         }
     }

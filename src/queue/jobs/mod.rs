@@ -4,20 +4,33 @@
 //! | --- | --- |
 //! | `model` | what a job is; no I/O |
 //! | `store` | reading jobs |
-//! | `submit` | adding jobs, with what they depend on |
-//! | [`graph`] | changing and deleting jobs, and what that does to the jobs below them |
-//! | `claim` | taking the next job; `plenty` spares it from counting what is many |
+//! | `submit`, `update`, `delete` | adding, replacing and deleting jobs |
+//! | [`graph`] | what that does to the jobs below them |
+//! | `claim` | fetching the next job; `plenty` spares it from counting what is many |
+//! | [`claims`] | claims of registered clients, with leases, served together; waiting for jobs |
 //! | `handover` | putting back a claimed job that nobody received |
+//! | [`attempts`] | who has a job, until when, and what came of it |
+//! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`) |
 
+pub mod attempts;
 mod claim;
+pub mod claims;
+mod delete;
 pub mod graph;
 mod handover;
 mod model;
 mod plenty;
+mod stop;
 mod store;
 mod submit;
+mod sweep;
+mod transition;
+mod update;
 
+pub use attempts::{Attempt, AttemptStatus, Beat, Left, Outcome, Reason, Report};
 pub use claim::{Claim, Claimed, Resources};
-pub use handover::Handover;
+pub use claims::{Bells, Claims, Granted, Wish};
+pub use handover::{Handover, Receipt};
 pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, UnknownStatus};
 pub use store::Store;
+pub use sweep::Swept;

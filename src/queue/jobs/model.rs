@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
+use crate::queue::Retry;
+
 /// A job.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are what they say")]
@@ -18,6 +20,11 @@ pub struct Job {
     pub status: Status,
     /// Higher is sooner.
     pub priority: i32,
+    /// How often it was claimed; the number of its current attempt, or of its last.
+    pub attempt: i32,
+    pub retry: Retry,
+    /// When it is given out at the earliest, if that was asked for, or follows from a failure.
+    pub not_before: Option<DateTime<Utc>>,
     /// A JSON object: the id of each job that this one depends on, and that job's name.
     pub depends: Box<RawValue>,
     pub created_at: DateTime<Utc>,
@@ -33,6 +40,9 @@ pub struct NewJob {
     pub parameters: Box<RawValue>,
     pub status: Status,
     pub priority: i32,
+    pub retry: Retry,
+    /// When it is to be given out at the earliest.
+    pub not_before: Option<DateTime<Utc>>,
     /// Ids of jobs of the same project.
     pub depends: Vec<i64>,
 }
@@ -116,6 +126,11 @@ impl Status {
     /// Not started yet. Which of the two it is, PENDING or BLOCKED, follows from the parents alone.
     pub fn is_waiting(self) -> bool {
         matches!(self, Self::Pending | Self::Blocked)
+    }
+
+    /// Somebody has it.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
     }
 
     /// Will not complete as things are, so that what depends on it is blocked.

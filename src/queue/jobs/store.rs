@@ -2,27 +2,30 @@
 
 use serde_json::value::RawValue;
 
-use super::{Dependencies, Filter, Job, Parent, Status, plenty::Plenty};
+use super::{Dependencies, Filter, Job, Parent, Status, claims::Bells, plenty::Plenty};
 use crate::{
     postgres::{
         Database, Row,
         query::jobs as sql,
         types::{Json, ToSql},
     },
-    queue::{Error, Listing, Page, Result, Thing, no_number},
+    queue::{Error, Listing, Page, Policy, Result, Retry, Thing, no_number},
 };
 
 /// The jobs.
 #[derive(Clone)]
 pub struct Store {
     pub(super) database: Database,
+    pub(super) policy: Policy,
     pub(super) plenty: Plenty,
+    pub(super) bells: Bells,
 }
 
 impl Store {
-    /// The jobs of this database.
-    pub fn new(database: Database) -> Self {
-        Self { database, plenty: Plenty::default() }
+    /// The jobs of this database, with what holds where neither a job nor its task says another thing.
+    /// The bells are rung when there may be something to claim.
+    pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
+        Self { database, policy, plenty: Plenty::default(), bells }
     }
 
     /// One job.
@@ -73,6 +76,9 @@ pub(super) fn job(row: &Row) -> Job {
         parameters: row.get::<_, Json<Box<RawValue>>>("parameters").0,
         status: status(row),
         priority: row.get("priority"),
+        attempt: row.get("attempt"),
+        retry: Retry { max_attempts: row.get("max_attempts"), backoff_seconds: row.get("backoff_seconds") },
+        not_before: row.get("not_before"),
         depends: row.get::<_, Json<Box<RawValue>>>("depends").0,
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),

@@ -8,7 +8,7 @@ use super::{Job, NewJob, Status, Store, store};
 use crate::{
     postgres::{
         Row, Transaction, Work,
-        query::{graph, jobs as sql, projects, tasks},
+        query::{Params, graph, jobs as sql, projects, tasks},
         types::Json,
     },
     queue::{Error, Result},
@@ -26,6 +26,7 @@ impl Store {
             return projects::GET.maybe(&client, &[&project_id]).await?.map(|_| Vec::new()).ok_or(Error::UnknownProject(project_id));
         }
         let added = self.database.transaction(&Insert { project_id, jobs }).await;
+        self.bells.ring(project_id);
         self.explained(added, project_id, jobs).await
     }
 
@@ -36,6 +37,7 @@ impl Store {
     /// As [`Store::submit`].
     pub async fn create(&self, project_id: i64, job: &NewJob) -> Result<Job> {
         let created = self.database.transaction(&Create { project_id, job }).await;
+        self.bells.ring(project_id);
         self.explained(created, project_id, std::slice::from_ref(job)).await
     }
 
@@ -156,8 +158,11 @@ async fn insert(transaction: &Transaction<'_>, project_id: i64, placed: &[Placed
     let statuses: Vec<&str> = placed.iter().map(|placed| placed.status.as_str()).collect();
     let priorities: Vec<i32> = placed.iter().map(|placed| placed.job.priority).collect();
     let unmet: Vec<i32> = placed.iter().map(|placed| placed.unmet).collect();
-    let row = sql::INSERT.one(transaction, &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet]).await?;
-    Ok(row.get("ids"))
+    let most: Vec<Option<i32>> = placed.iter().map(|placed| placed.job.retry.max_attempts).collect();
+    let backoff: Vec<Option<i32>> = placed.iter().map(|placed| placed.job.retry.backoff_seconds).collect();
+    let not_before: Vec<_> = placed.iter().map(|placed| placed.job.not_before).collect();
+    let params: Params<'_> = &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet, &most, &backoff, &not_before];
+    Ok(sql::INSERT.one(transaction, params).await?.get("ids"))
 }
 
 /// Locks jobs that others are to depend on, so that they cannot complete unseen, and tells their statuses. Those that the project does

@@ -4,7 +4,7 @@ use super::{Content, Project, Status};
 use crate::{
     postgres::{
         Database, Row, Transaction, Work,
-        query::{Params, projects as sql},
+        query::{Params, graph, projects as sql, tasks},
     },
     queue::{Error, Listing, Page, Result, Thing, no_number},
 };
@@ -99,6 +99,11 @@ impl Work for Delete {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<u64> {
+        // What would become a job's attempt while the project goes has to wait, and then finds no job.
+        graph::LOCK_EXCLUSIVE.maybe(transaction, &[&self.id]).await?;
+        tasks::LOCK_OF_PROJECT.all(transaction, &[&self.id]).await?;
+        graph::LOCK_PROJECT_JOBS.one(transaction, &[&self.id]).await?;
+        graph::DETACH_PROJECT.execute(transaction, &[&self.id]).await?;
         Ok(sql::DELETE.execute(transaction, &[&self.id]).await?)
     }
 }

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::queue::Retry;
+
 /// A task.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are what they say")]
@@ -24,6 +26,8 @@ pub struct Content {
     pub required_cpu: i32,
     /// Accelerators that a job of this task needs.
     pub required_accelerators: i32,
+    /// How often its jobs are tried, where they say nothing of it.
+    pub retry: Retry,
 }
 
 /// What to change of a task. `None` leaves a field as it is.
@@ -36,4 +40,6 @@ pub struct Change {
     pub command_template: Option<Option<String>>,
     pub required_cpu: Option<i32>,
     pub required_accelerators: Option<i32>,
+    pub max_attempts: Option<Option<i32>>,
+    pub backoff_seconds: Option<Option<i32>>,
 }

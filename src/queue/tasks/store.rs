@@ -6,7 +6,7 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, graph, tasks as sql},
     },
-    queue::{Error, Listing, Page, Result, Thing, no_number},
+    queue::{Error, Listing, Page, Result, Retry, Thing, no_number},
 };
 
 /// The tasks.
@@ -28,8 +28,10 @@ impl Store {
     /// [`Error::UnknownProject`], [`Error::NameTaken`].
     pub async fn create(&self, project_id: i64, content: &Content) -> Result<Task> {
         let client = self.database.client_for(project_id).await?;
-        let Content { name, command_template, required_cpu, required_accelerators } = content;
-        let row = sql::INSERT.one(&client, &[&project_id, name, command_template, required_cpu, required_accelerators]).await;
+        let Content { name, command_template, required_cpu, required_accelerators, retry } = content;
+        let Retry { max_attempts, backoff_seconds } = retry;
+        let params: Params<'_> = &[&project_id, name, command_template, required_cpu, required_accelerators, max_attempts, backoff_seconds];
+        let row = sql::INSERT.one(&client, params).await;
         row.map(|row| task(&row)).map_err(|error| match error.constraint() {
             Some("tasks_project_fkey") => Error::UnknownProject(project_id),
             Some("tasks_name_key") => Error::NameTaken(Thing::TaskNamed(name.clone())),
@@ -77,10 +79,12 @@ impl Store {
             return Err(Error::OtherProject(Thing::Task(id), other));
         }
         let client = self.database.client_for(owner).await?;
-        let given = change.command_template.is_some();
-        let template = change.command_template.clone().flatten();
-        let row =
-            sql::UPDATE.maybe(&client, &[&id, &change.name, &given, &template, &change.required_cpu, &change.required_accelerators]).await;
+        let Change { name, command_template, required_cpu, required_accelerators, max_attempts, backoff_seconds, .. } = change;
+        let (template, most, backoff) = (command_template.clone().flatten(), max_attempts.flatten(), backoff_seconds.flatten());
+        let given = [command_template.is_some(), max_attempts.is_some(), backoff_seconds.is_some()];
+        let params: Params<'_> =
+            &[&id, name, &given[0], &template, required_cpu, required_accelerators, &given[1], &most, &given[2], &backoff];
+        let row = sql::UPDATE.maybe(&client, params).await;
         let taken = |error| {
             let name = change.name.clone().unwrap_or_default();
             Error::on_constraint(error, "tasks_name_key", Error::NameTaken(Thing::TaskNamed(name)))
@@ -139,6 +143,7 @@ fn task(row: &Row) -> Task {
             command_template: row.get("command_template"),
             required_cpu: row.get("required_cpu"),
             required_accelerators: row.get("required_accelerators"),
+            retry: Retry { max_attempts: row.get("max_attempts"), backoff_seconds: row.get("backoff_seconds") },
         },
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),

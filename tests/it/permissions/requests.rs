@@ -69,6 +69,22 @@ pub(super) async fn project(admin: &Api) -> Project {
     Project { id, name, task }
 }
 
+/// Makes a job, and claims it for the client `claimer`.
+async fn claimed_job(admin: &Api, project: i64) -> i64 {
+    let task = id(&admin.post("/tasks", json!({"name": new_name("claimed"), "project_id": project})).await.expect(201));
+    let job = admin.job(project, task, "job", &[]).await;
+    register_claimer(admin).await;
+    let claim = json!({"client_id": "claimer", "task_ids": [task]});
+    let claimed = admin.post(&format!("/projects/{project}/claims"), claim).await.expect(200);
+    assert_eq!(claimed["jobs"][0]["job"]["id"], job, "{claimed}");
+    job
+}
+
+async fn register_claimer(admin: &Api) {
+    let client = json!({"id": "claimer", "name": "c", "entity": "e", "available_cpu": 1_000_000});
+    admin.post("/clients/register", client).await.expect(201);
+}
+
 /// The request for an operation at a site.
 ///
 /// # Panics
@@ -86,6 +102,7 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
     // Only what the path asks for is made.
     let wants = |part: &str| operation.path.contains(part);
     let job = match there {
+        Some(there) if wants("{attempt}") => claimed_job(admin, there.id).await,
         Some(there) if wants("{job_id}") || matches!(operation.id.as_str(), "list_jobs" | "clear_queue" | "fetch_job") => {
             admin.job(there.id, there.task, "job", &[]).await
         }
@@ -106,6 +123,9 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
         }
         false => String::new(),
     };
+    if operation.id == "claim_jobs" {
+        register_claimer(admin).await;
+    }
     let key = if wants("{key_id}") { table.a_key().await.to_string() } else { String::new() };
     let user = match wants("{user_id}") {
         true => id(&admin.post("/users", json!({"name": new_name("user"), "grants": {"all": "reader"}})).await.expect(201)),
@@ -114,7 +134,7 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
     let named = if wants("/tasks/name/") { task_name.as_str() } else { name };
     let path = operation.path.replace("{project_id}", &project.to_string()).replace("{job_id}", &job.to_string());
     let path = path.replace("{task_id}", &own_task.to_string()).replace("{name}", named).replace("{client_id}", &client);
-    let path = path.replace("{key_id}", &key).replace("{user_id}", &user.to_string());
+    let path = path.replace("{key_id}", &key).replace("{user_id}", &user.to_string()).replace("{attempt}", "1");
 
     let of = |thing: &str| format!("There is no {thing}.");
     let no_project = || of(&format!("project {project}"));
@@ -166,6 +186,14 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
                 body[field] = value;
             }
             put(body, format!("/jobs/{job}"), no_job())
+        }
+        "cancel_job" | "retry_job" => Ask { success: 200, ..post(json!({}), jobs(), no_job()) },
+        "retry_jobs" => Ask { success: 200, ..post(json!({"status": "CANCELLED"}), jobs(), no_project()) },
+        "list_attempts" => get(no_job()),
+        "get_attempt" => get(no_job()),
+        "claim_jobs" => Ask { success: 200, ..post(json!({"client_id": "claimer"}), jobs(), no_project()) },
+        "start_attempt" | "heartbeat_attempt" | "complete_attempt" | "fail_attempt" | "release_attempt" => {
+            Ask { success: 200, ..post(json!({"reason": "preempted"}), Some(format!("/jobs/{job}/attempts")), no_job()) }
         }
         "delete_job" => gone(format!("/jobs/{job}"), no_job()),
         // Where the project is not there, that is what is said.

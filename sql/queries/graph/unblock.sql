@@ -1,11 +1,9 @@
--- Lets everything wait again that was blocked by a job which may complete after all, unless something else blocks it too:
--- `reached` is what hangs below the job, `held` what is still blocked in it, because a parent outside of it is dead or a parent in it is held.
--- $1 job id
+-- Lets everything wait again that was blocked by jobs which may complete after all, unless something else blocks it too: `reached` is these jobs and what
+-- hangs below them, `held` what is still blocked in it, because a parent outside of it is dead or a parent in it is held. What the jobs themselves are is
+-- set before; those that were set to BLOCKED wait again too, if nothing blocks them.
+-- $1 job ids
 with recursive reached (id) as (
-    select j.id
-    from dependencies d
-    join jobs j on j.id = d.job_id
-    where d.depends_on = $1 and j.status = 'BLOCKED'
+    select unnest($1::bigint[])
     union
     select j.id
     from reached
@@ -15,9 +13,10 @@ with recursive reached (id) as (
 ), held (id) as (
     select reached.id
     from reached
+    join jobs own on own.id = reached.id and own.status = 'BLOCKED'
     join dependencies d on d.job_id = reached.id
     join jobs parent on parent.id = d.depends_on
-    where parent.id <> $1 and parent.status in ('FAILED', 'BLOCKED', 'CANCELLED')
+    where parent.status in ('FAILED', 'BLOCKED', 'CANCELLED')
       and not exists (select from reached inside where inside.id = parent.id)
     union
     select reached.id

@@ -1,0 +1,195 @@
+//! What ends an attempt, and what becomes of its job.
+
+use serde_json::value::RawValue;
+
+use super::{Attempt, AttemptStatus, Outcome, Reason, Report, attempt, stale};
+use crate::{
+    postgres::{
+        Transaction,
+        query::{Params, attempts as sql},
+        types::Json,
+    },
+    queue::{
+        Error, Result, Thing,
+        jobs::{
+            Status, Store,
+            graph::Locked,
+            transition::{Answer, Ask, Due, Move},
+        },
+    },
+};
+
+impl Store {
+    /// Notes that a client has begun.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Stale`].
+    pub async fn start(&self, job_id: i64, number: i32) -> Result<Attempt> {
+        self.transition(job_id, &Start { number }).await
+    }
+
+    /// Ends an attempt as its client says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Stale`] if it ended in another way.
+    pub async fn report(&self, job_id: i64, number: i32, report: &Report) -> Result<Attempt> {
+        self.transition(job_id, &End { number, report, store: self }).await
+    }
+
+    /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
+    /// since. Returns whether it did.
+    pub async fn put_back(&self, id: i64, number: i32) -> Result<bool> {
+        none_is_false(self.transition(id, &PutBack { number }).await)
+    }
+
+    /// Ends an attempt whose lease has ended. Does nothing if it was extended, or is over. Returns whether it did.
+    pub(in crate::queue::jobs) async fn expire(&self, id: i64, number: i32) -> Result<bool> {
+        none_is_false(self.transition(id, &Expire { number, store: self }).await)
+    }
+}
+
+/// A job that was deleted meanwhile has no need of what was to be done.
+fn none_is_false(done: Result<bool>) -> Result<bool> {
+    match done {
+        Err(Error::NotFound(_)) => Ok(false),
+        done => done,
+    }
+}
+
+struct Start {
+    number: i32,
+}
+
+impl Ask for Start {
+    type Output = Attempt;
+
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<Attempt>> {
+        let (attempt, _) = lock(transaction, job.id, self.number).await?;
+        match attempt.status {
+            AttemptStatus::Running => Ok(Answer::Already(attempt)),
+            AttemptStatus::Claimed => Ok(Answer::Move(Move::to(Status::Running, job))),
+            _ => Err(stale(&attempt, job.attempt, job.status)),
+        }
+    }
+
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, _: Status) -> Result<Attempt> {
+        Ok(attempt(&sql::START.one(transaction, &[&job.id, &self.number]).await?))
+    }
+}
+
+struct End<'a> {
+    number: i32,
+    report: &'a Report,
+    store: &'a Store,
+}
+
+impl Ask for End<'_> {
+    type Output = Attempt;
+
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<Attempt>> {
+        let (attempt, _) = lock(transaction, job.id, self.number).await?;
+        if !attempt.status.is_live() {
+            let is_repeated = attempt.reported && attempt.status == self.report.outcome.status();
+            return if is_repeated { Ok(Answer::Already(attempt)) } else { Err(stale(&attempt, job.attempt, job.status)) };
+        }
+        let to = match self.report.outcome {
+            Outcome::Completed(_) => Move::to(Status::Completed, job),
+            // What was to be cancelled is not tried again.
+            _ if attempt.cancel_requested => Move::to(Status::Cancelled, job),
+            Outcome::Released(Reason::Preempted) => Move { due: Due::Now, ..Move::to(Status::Pending, job) },
+            Outcome::Failed { retryable: false, .. } => failed(job, None),
+            Outcome::Failed { .. } | Outcome::Released(Reason::Unable) => failed(job, self.store.next(job)),
+        };
+        Ok(Answer::Move(to))
+    }
+
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Attempt> {
+        let Report { outcome, log_tail } = self.report;
+        let (mut result, mut error, mut exit_code, mut reason) = (None, None, None, None);
+        match outcome {
+            Outcome::Completed(value) => result = value.as_deref().map(Json),
+            Outcome::Failed { error: text, exit_code: code, .. } => (error, exit_code) = (Some(text), *code),
+            Outcome::Released(why) => reason = Some(why.as_str()),
+        }
+        let (ended, became) = (outcome.status().as_str(), status.as_str());
+        let params: Params<'_> = &[&job.id, &self.number, &ended, &became, &result, log_tail, &error, &exit_code, &reason, &true];
+        Ok(attempt(&sql::END.one(transaction, params).await?))
+    }
+}
+
+struct PutBack {
+    number: i32,
+}
+
+impl Ask for PutBack {
+    type Output = bool;
+
+    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
+        if job.status != Status::Queued || job.attempt != self.number {
+            return Ok(Answer::Already(false));
+        }
+        Ok(Answer::Move(Move { due: Due::Now, ..Move::to(Status::Pending, job) }))
+    }
+
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
+        end(transaction, job, self.number, AttemptStatus::Released, status, "not delivered").await
+    }
+}
+
+struct Expire<'a> {
+    number: i32,
+    store: &'a Store,
+}
+
+impl Ask for Expire<'_> {
+    type Output = bool;
+
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
+        let (attempt, has_expired) = lock(transaction, job.id, self.number).await?;
+        if !attempt.status.is_live() || !has_expired {
+            return Ok(Answer::Already(false));
+        }
+        let to = match attempt.cancel_requested {
+            true => Move::to(Status::Cancelled, job),
+            false => failed(job, self.store.next(job)),
+        };
+        Ok(Answer::Move(to))
+    }
+
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
+        end(transaction, job, self.number, AttemptStatus::Expired, status, "lease expired").await
+    }
+}
+
+impl Store {
+    fn next(&self, job: &Locked) -> Option<f64> {
+        self.policy.next(job.retry, job.failed_attempts)
+    }
+}
+
+/// What becomes of a job after a failure: it waits, or has failed.
+fn failed(job: &Locked, next: Option<f64>) -> Move {
+    let failed_attempts = job.failed_attempts + 1;
+    match next {
+        Some(seconds) => Move { status: Status::Pending, failed_attempts, due: Due::In(seconds) },
+        None => Move { status: Status::Failed, failed_attempts, due: Due::AsItIs },
+    }
+}
+
+async fn lock(transaction: &Transaction<'_>, job_id: i64, number: i32) -> Result<(Attempt, bool)> {
+    let row = sql::LOCK.maybe(transaction, &[&job_id, &number]).await?;
+    let row = row.ok_or(Error::NotFound(Thing::Attempt { job: job_id, number }))?;
+    Ok((attempt(&row), row.get("expired")))
+}
+
+/// Ends an attempt of which nobody reports.
+async fn end(transaction: &Transaction<'_>, job: &Locked, number: i32, ended: AttemptStatus, became: Status, reason: &str) -> Result<bool> {
+    let none: Option<&str> = None;
+    let (ended, became) = (ended.as_str(), became.as_str());
+    let no_result: Option<Json<&RawValue>> = None;
+    let params: Params<'_> = &[&job.id, &number, &ended, &became, &no_result, &none, &none, &None::<i32>, &reason, &false];
+    sql::END.maybe(transaction, params).await?;
+    Ok(true)
+}

@@ -1,0 +1,117 @@
+//! Cancelling jobs, and letting them run again.
+
+use super::{
+    Job, Status, Store,
+    graph::Locked,
+    transition::{Answer, Ask, Due, Move},
+};
+use crate::{
+    postgres::{
+        Transaction, Work,
+        query::{attempts, graph, jobs as sql},
+    },
+    queue::{Error, Result, Thing},
+};
+
+impl Store {
+    /// Cancels a job: at once if nobody has it, or if who has it cannot be told; otherwise its client is told with its next heartbeat, and has until the
+    /// end of its lease to give it up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotNow`] if the job is over.
+    pub async fn cancel(&self, id: i64) -> Result<Job> {
+        self.transition(id, &Cancel).await?;
+        self.get(id).await
+    }
+
+    /// Lets a job that failed or was cancelled run again, with all of its attempts, and what was blocked by it; one that waits for its time, now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotNow`] if the job did not stop.
+    pub async fn retry(&self, id: i64) -> Result<Job> {
+        self.transition(id, &Retry).await?;
+        self.get(id).await
+    }
+
+    /// Does so with all jobs of a project, or of one of its tasks, that have this status. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn retry_all(&self, project_id: i64, status: Status, task_id: Option<i64>) -> Result<usize> {
+        let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await;
+        self.bells.ring(project_id);
+        retried
+    }
+}
+
+struct Cancel;
+
+impl Ask for Cancel {
+    type Output = ();
+
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<()>> {
+        match job.status {
+            Status::Cancelled => Ok(Answer::Already(())),
+            Status::Completed | Status::Failed => {
+                Err(Error::NotNow { job: job.id, status: job.status.as_str(), hint: "there is nothing left to cancel" })
+            }
+            Status::Queued | Status::Running if attempts::REQUEST_CANCEL.execute(transaction, &[&job.id, &job.attempt]).await? > 0 => {
+                Ok(Answer::Already(()))
+            }
+            Status::Queued | Status::Running | Status::Pending | Status::Blocked => Ok(Answer::Move(Move::to(Status::Cancelled, job))),
+        }
+    }
+
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<()> {
+        attempts::FOLLOW.execute(transaction, &[&job.id, &job.attempt, &status.as_str()]).await?;
+        Ok(())
+    }
+}
+
+struct Retry;
+
+impl Ask for Retry {
+    type Output = ();
+
+    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<()>> {
+        match job.status {
+            Status::Pending | Status::Blocked if job.due => Ok(Answer::Already(())),
+            Status::Pending | Status::Blocked => Ok(Answer::Move(Move { due: Due::Now, ..Move::to(job.status, job) })),
+            Status::Failed | Status::Cancelled => Ok(Answer::Move(Move { status: Status::Pending, failed_attempts: 0, due: Due::Now })),
+            Status::Queued | Status::Running | Status::Completed => {
+                Err(Error::NotNow { job: job.id, status: job.status.as_str(), hint: "only a job that failed or was cancelled runs again" })
+            }
+        }
+    }
+
+    async fn conclude(&self, _: &Transaction<'_>, _: &Locked, _: Status) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct RetryAll {
+    project_id: i64,
+    status: Status,
+    task_id: Option<i64>,
+}
+
+impl Work for RetryAll {
+    type Output = usize;
+    type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<usize> {
+        let Self { project_id, status, task_id } = self;
+        let project = graph::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
+        project.ok_or(Error::NotFound(Thing::Project(*project_id)))?;
+        let ids: Vec<i64> = sql::RETRY_HALTED.one(transaction, &[project_id, &status.as_str(), task_id]).await?.get("ids");
+        graph::UNBLOCK.execute(transaction, &[&ids]).await?;
+        Ok(ids.len())
+    }
+}

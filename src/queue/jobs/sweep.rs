@@ -1,0 +1,82 @@
+//! What time brings: leases that end, and jobs that become due. Every server does it, none leads; what one has locked the others pass over.
+
+use super::Store;
+use crate::{
+    postgres::query::{Params, attempts, jobs},
+    queue::{Result, retry::LONGEST_BACKOFF_SECONDS},
+};
+
+/// How many jobs one statement touches.
+const BATCH: usize = 500;
+
+/// What a sweep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many jobs became due.
+    pub due: usize,
+    /// How many leases had ended.
+    pub expired: usize,
+    /// The projects in which there is something to claim again.
+    pub projects: Vec<i64>,
+}
+
+impl Store {
+    /// Makes jobs ready whose time has come, and takes them from clients whose leases have ended.
+    pub async fn sweep(&self) -> Result<Swept> {
+        let mut swept = Swept::default();
+        self.make_due(&mut swept).await?;
+        self.give_back(&mut swept).await?;
+        self.expire_all(&mut swept).await?;
+        swept.projects.sort_unstable();
+        swept.projects.dedup();
+        for project_id in &swept.projects {
+            self.bells.ring(*project_id);
+        }
+        Ok(swept)
+    }
+
+    /// In how many seconds the next job is due, if any will be.
+    pub async fn next_due(&self) -> Result<Option<f64>> {
+        let client = self.database.client().await?;
+        Ok(jobs::NEXT_DUE.one(&client, &[]).await?.get("seconds"))
+    }
+
+    async fn make_due(&self, swept: &mut Swept) -> Result<()> {
+        loop {
+            let client = self.database.client().await?;
+            let rows = jobs::DUE.all(&client, &[&(BATCH as i64)]).await?;
+            swept.due += rows.len();
+            swept.projects.extend(rows.iter().map(|row| row.get::<_, i64>("project_id")));
+            if rows.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn give_back(&self, swept: &mut Swept) -> Result<()> {
+        let policy = &self.policy;
+        loop {
+            let client = self.database.client().await?;
+            let params: Params<'_> = &[&(BATCH as i64), &policy.max_attempts, &policy.backoff_seconds, &LONGEST_BACKOFF_SECONDS];
+            let rows = attempts::GIVE_BACK.all(&client, params).await?;
+            swept.expired += rows.len();
+            swept.projects.extend(rows.iter().map(|row| row.get::<_, i64>("project_id")));
+            if rows.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One by one: each may block what waits for it.
+    async fn expire_all(&self, swept: &mut Swept) -> Result<()> {
+        let client = self.database.client().await?;
+        let rows = attempts::EXPIRED.all(&client, &[&(BATCH as i64)]).await?;
+        drop(client);
+        for row in rows {
+            if self.expire(row.get("job_id"), row.get("number")).await? {
+                swept.expired += 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! What a claim gives to whom.
+
+use serde_json::{Value, json};
+
+use super::World;
+use crate::support::{Server, id};
+
+#[tokio::test]
+async fn a_claim_gives_the_most_urgent_jobs_that_a_client_has_room_for() {
+    let world = World::new().await;
+    let (large, gpu) = (world.task("large", 5, 0).await, world.task("gpu", 1, 2).await);
+    let small = world.job_with("small", json!({"priority": 1})).await;
+    let big = world.job_with("big", json!({"task_id": large, "priority": 9})).await;
+    let second_big = world.job_with("second big", json!({"task_id": large, "priority": 8})).await;
+    let on_gpu = world.job_with("on gpu", json!({"task_id": gpu, "priority": 2})).await;
+    let last = world.job("last").await;
+
+    // 8 CPUs: the first large job leaves 3, which the second does not fit in and what is less urgent does.
+    let claimed = world.claim(json!({"client_id": "node", "max_jobs": 100})).await;
+    let ids: Vec<i64> = claimed.iter().map(|claimed| id(&claimed["job"])).collect();
+    assert_eq!(ids, [big, on_gpu, small, last]);
+    for claimed in &claimed {
+        assert_eq!((&claimed["attempt"], &claimed["job"]["attempt"], &claimed["job"]["status"]), (&json!(1), &json!(1), &json!("QUEUED")));
+        assert!(claimed["lease_expires_at"].is_string(), "{claimed}");
+    }
+    assert_eq!(claimed[0]["task_name"], "large");
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 100})).await, [0; 0], "its CPUs are taken");
+
+    // What it reports is free again.
+    world.say(big, 1, "complete", json!({})).await.expect(200);
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 100})).await, [second_big]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_a_claim_names_is_strict() {
+    let world = World::new().await;
+    let nothing = world.task("nothing", 0, 0).await;
+    let first = world.job("one cpu").await;
+    let free = world.job_with("no cpu", json!({"task_id": nothing, "priority": -1})).await;
+    let claim = |more: Value| {
+        let mut claim = json!({"client_id": "node", "max_jobs": 100});
+        claim.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claim
+    };
+    assert_eq!(world.claim_ids(claim(json!({"task_ids": []}))).await, [0; 0], "of no task");
+    assert_eq!(world.claim_ids(claim(json!({"available_cpu": 0}))).await, [free], "0 is none");
+    assert_eq!(world.claim_ids(claim(json!({"task_ids": [nothing]}))).await, [0; 0]);
+    assert_eq!(world.claim_ids(claim(json!({"available_cpu": 100, "task_ids": [world.task]}))).await, [first], "it has 8");
+    for (wrong, place) in [
+        (json!({"client_id": "node", "max_jobs": 0}), "max_jobs"),
+        (json!({"client_id": "node", "max_jobs": 101}), "max_jobs"),
+        (json!({"client_id": "node", "lease_seconds": 0}), "lease_seconds"),
+        (json!({"client_id": "node", "lease_seconds": 31_536_000}), "lease_seconds"),
+        (json!({"client_id": "node", "wait_seconds": 61}), "wait_seconds"),
+        (json!({"client_id": "node", "available_cpu": -1}), "available_cpu"),
+        (json!({"client_id": "node", "task_ids": vec![1; 1001]}), "task_ids"),
+        (json!({}), "client_id"),
+    ] {
+        let detail = world.api.post(&format!("/projects/{}/claims", world.project), wrong.clone()).await.problem(422);
+        assert!(detail.contains(place), "{wrong}: {detail}");
+    }
+    let unknown = world.api.post(&format!("/projects/{}/claims", world.project), json!({"client_id": "nobody"})).await;
+    assert_eq!(unknown.problem(404), "There is no client \"nobody\".");
+    world.api.post("/projects/99999/claims", json!({"client_id": "node"})).await.problem(404);
+    world.end().await;
+}
+
+/// Many claims of one client at once, on two servers: it is never given more than it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_never_overdrawn() {
+    let world = World::new().await;
+    let second = Server::start_with(&world.database, &[("rate_limit_per_minute", "0")]).await;
+    let two = world.task("two cpus", 2, 0).await;
+    for n in 0..30 {
+        world.job_with("j", json!({"task_id": if n % 2 == 0 { two } else { world.task }})).await;
+    }
+    let path = format!("/projects/{}/claims", world.project);
+    let claims = (0..40).map(|n| {
+        let api = if n % 2 == 0 { world.api.clone() } else { second.api.clone() };
+        let path = path.clone();
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "max_jobs": 3})).await.expect(200) })
+    });
+    let claimed: Vec<Value> = futures_util::future::try_join_all(claims).await.unwrap();
+    let jobs: Vec<&Value> = claimed.iter().flat_map(|claimed| claimed["jobs"].as_array().unwrap()).collect();
+    let cpu: i64 = jobs.iter().map(|claimed| if claimed["job"]["task_id"] == two { 2 } else { 1 }).sum();
+    assert!((7..=8).contains(&cpu), "expected all of 8 CPUs to be given out (7, if what is left is too large), got {cpu}");
+    second.stop().await;
+    world.end().await;
+}
+
+/// Jobs that fit a large client do not hide, however many, one that fits a small client which waits beside it.
+#[tokio::test]
+async fn small_clients_are_not_starved_by_what_fits_larger_ones() {
+    let world = World::new().await;
+    world.client("small", 1, 0).await;
+    let large = world.task("large", 8, 0).await;
+    let jobs: Vec<Value> = (0..600).map(|_| json!({"name": "j", "task_id": large, "parameters": {}, "priority": 5})).collect();
+    world.api.post(&format!("/projects/{}/jobs/batch", world.project), json!({"jobs": jobs})).await.expect(201);
+    let fits = world.job("fits").await;
+    let both = tokio::join!(world.claim(json!({"client_id": "node"})), world.claim_ids(json!({"client_id": "small"})));
+    assert_eq!((both.0.len(), both.1), (1, vec![fits]));
+    world.end().await;
+}
+
+/// What fetch_job gives is an attempt too, without an end unless the settings say so.
+#[tokio::test]
+async fn what_is_fetched_is_an_attempt_as_well() {
+    let world = World::new().await;
+    let job = world.job("j").await;
+    world.api.get(&format!("/projects/{}/fetch_job", world.project)).await.expect(200);
+    let attempt = world.attempt(job, 1).await;
+    assert_eq!((&attempt["status"], &attempt["client_id"], &attempt["lease_expires_at"]), (&json!("CLAIMED"), &Value::Null, &Value::Null));
+    world.api.set_status(job, "RUNNING").await;
+    assert_eq!(world.attempt(job, 1).await["status"], "RUNNING");
+    world.api.set_status(job, "COMPLETED").await;
+    let attempt = world.attempt(job, 1).await;
+    assert_eq!((&attempt["status"], &attempt["job_status"]), (&json!("COMPLETED"), &json!("COMPLETED")));
+    assert!(attempt["ended_at"].is_string());
+    // Its own report comes too late, and says so.
+    let stale = world.say(job, 1, "complete", json!({"result": 1})).await;
+    assert_eq!(stale.body["current_attempt"], 1);
+    stale.problem(409);
+    world.end().await;
+}

@@ -1,0 +1,99 @@
+//! Waiting for jobs instead of asking again and again.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::World;
+use crate::support::{Server, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_claim_is_answered_as_soon_as_there_is_something() {
+    let world = World::with(&[("request_timeout_seconds", "1")]).await;
+    let path = format!("/projects/{}/claims", world.project);
+    let wait = || {
+        let (api, path) = (world.api.clone(), path.clone());
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "wait_seconds": 30})).await.expect(200) })
+    };
+    // Longer than a request may take otherwise.
+    let began = Instant::now();
+    let empty = world.claim(json!({"client_id": "node", "wait_seconds": 2})).await;
+    assert!(empty.is_empty() && began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+
+    let parent = world.job("parent").await;
+    world.claim(json!({"client_id": "node"})).await;
+    // Jobs that are submitted, that wait no longer for others, that come back, and room that becomes free.
+    let waiting = wait();
+    let submitted = world.job("submitted").await;
+    assert_eq!(waiting.await.unwrap()["jobs"][0]["job"]["id"], submitted);
+    let child = world.job_with("child", json!({"depends": {parent.to_string(): ""}})).await;
+    let waiting = wait();
+    world.say(parent, 1, "complete", json!({})).await.expect(200);
+    assert_eq!(waiting.await.unwrap()["jobs"][0]["job"]["id"], child);
+    let waiting = wait();
+    world.say(child, 1, "release", json!({"reason": "preempted"})).await.expect(200);
+    assert_eq!(waiting.await.unwrap()["jobs"][0]["attempt"], 2);
+    let all = world.task("all", 8, 0).await;
+    let large = world.job_with("large", json!({"task_id": all})).await;
+    let waiting = wait();
+    for (job, attempt) in [(submitted, 1), (child, 2)] {
+        world.say(job, attempt, "complete", json!({})).await.expect(200);
+    }
+    assert_eq!(waiting.await.unwrap()["jobs"][0]["job"]["id"], large);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_wait_and_are_served_in_the_order_in_which_they_came() {
+    let world = World::new().await;
+    let path = format!("/projects/{}/claims", world.project);
+    let mut waiting = Vec::new();
+    for n in 0..200 {
+        world.client(&format!("c{n}"), 1, 0).await;
+        let (api, path) = (world.api.clone(), path.clone());
+        let claim = json!({"client_id": format!("c{n}"), "wait_seconds": 60});
+        waiting.push(tokio::spawn(async move { api.post(&path, claim).await.expect(200) }));
+    }
+    let jobs: Vec<_> = (0..200).map(|_| json!({"name": "j", "task_id": world.task, "parameters": {}})).collect();
+    world.api.post(&format!("/projects/{}/jobs/batch", world.project), json!({"jobs": jobs})).await.expect(201);
+    let mut got = std::collections::HashSet::new();
+    for waiting in waiting {
+        got.insert(waiting.await.unwrap()["jobs"][0]["job"]["id"].as_i64().unwrap());
+    }
+    assert_eq!(got.len(), 200, "each got one of its own");
+    world.end().await;
+}
+
+/// Who stops waiting gets nothing, and what a server that stops has parked is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_gets_nothing_and_a_server_that_stops_answers() {
+    let world = World::new().await;
+    let second = Server::start_with(&world.database, &[("rate_limit_per_minute", "0")]).await;
+    let path = format!("/projects/{}/claims", world.project);
+    let gone = {
+        let (api, path) = (second.api.clone(), path.clone());
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "wait_seconds": 60})).await })
+    };
+    let database = world.database.connect().await;
+    let heard = "select last_heartbeat > now() - interval '1 minute' as heard, (select count(*) from attempts) as attempts from clients where id = 'node'";
+    eventually("the claim is parked", || async { database.query_one(heard, &[]).await.unwrap().get::<_, bool>("heard") }).await;
+    gone.abort();
+    let job = world.job("j").await;
+    eventually("the job is there for somebody else", || async {
+        world.claim_ids(json!({"client_id": "node", "wait_seconds": 1})).await == [job]
+    })
+    .await;
+
+    let waits = {
+        let (api, path) = (second.api.clone(), path.clone());
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "wait_seconds": 60})).await.expect(200) })
+    };
+    let began = Instant::now();
+    second.stop().await;
+    // The request may not even have come in before the server stopped to listen.
+    if let Ok(answer) = waits.await {
+        assert_eq!(answer, json!({"jobs": []}));
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "it does not wait for those who wait: {:?}", began.elapsed());
+    world.end().await;
+}
