@@ -114,6 +114,7 @@ impl App {
             jobs: state.jobs.clone(),
             clients: clients::Store::new(state.database.clone()),
             client_timeout_seconds: settings.client_timeout_seconds,
+            retention: Some(settings.retention_days).filter(|days| *days > 0.0).map(|days| Duration::from_secs_f64(days * 86_400.0)),
         };
         tokio::join!(drain, async {
             tokio::select! {

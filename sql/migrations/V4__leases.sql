@@ -65,3 +65,16 @@ create index attempts_live_idx on attempts (client_id) where ended_at is null an
 -- Claims walk from the head of the ready index, where dead entries gather: vacuum as they come.
 alter table jobs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 alter table attempts set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- Requests that must not be done twice (Idempotency-Key): what was answered, kept by the transaction that did it.
+create table submissions (
+    caller     text        not null,
+    key        text        not null,
+    digest     bytea       not null,
+    location   text        not null,
+    answer     text        not null,
+    created_at timestamptz not null default now(),
+    constraint submissions_pkey primary key (caller, key)
+);
+
+create index submissions_created_at_idx on submissions (created_at);

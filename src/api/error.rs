@@ -212,15 +212,16 @@ impl From<queue::Error> for Error {
 
 fn of_queue(error: &queue::Error) -> Error {
     use queue::Error::{
-        Archived, Circular, Database, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, PageTooLarge, Shared, Stale,
-        UnknownDependency, UnknownProject, UnknownTask, Waited,
+        Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, PageTooLarge, Shared,
+        Stale, UnknownDependency, UnknownProject, UnknownTask, Waited,
     };
     let refused = |status| Error::new(status, error.to_string());
     match error {
         NotFound(_) => refused(StatusCode::NOT_FOUND),
         OnlyStatus => refused(StatusCode::FORBIDDEN),
         Stale { current, .. } => Error { current_attempt: Some(*current), ..refused(StatusCode::CONFLICT) },
-        NameTaken(_) | Waited { .. } | NotNow { .. } => refused(StatusCode::CONFLICT),
+        NameTaken(_) | Waited { .. } | NotNow { .. } | InFlight => refused(StatusCode::CONFLICT),
+        OtherRequest => Error::invalid(vec!["header".into(), "Idempotency-Key".into()], "invalid", error.to_string()),
         UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
             refused(StatusCode::BAD_REQUEST)
         }

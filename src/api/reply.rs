@@ -19,8 +19,12 @@ use poem_openapi::{
     types::Type,
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::queue::Listing;
+use crate::queue::{
+    Listing,
+    jobs::{Answer, Submitted},
+};
 
 /// The header that tells how many things a list has on all its pages.
 pub const TOTAL_COUNT: &str = "X-Total-Count";
@@ -38,6 +42,40 @@ pub struct Created<T> {
     pub body: T,
     /// Its path.
     pub location: String,
+}
+
+impl<T: Serialize> Created<T> {
+    /// The same, as it is kept for a request that may come again.
+    pub(super) fn to_answer(&self) -> Answer {
+        let body = serde_json::to_string(&self.body).expect("answers are plain data");
+        Answer { location: self.location.clone(), body }
+    }
+}
+
+/// 201, of now or of a request that came before.
+#[derive(Debug)]
+pub struct Submission<T>(pub Submitted<Created<T>>);
+
+impl<T: Serialize + Send> IntoResponse for Submission<T> {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Submitted::Now(created) => created.into_response(),
+            Submitted::Before(Answer { location, body }) => {
+                let body = RawValue::from_string(body).expect("what is kept is JSON");
+                Created { body, location }.into_response()
+            }
+        }
+    }
+}
+
+impl<T: Type> ApiResponse for Submission<T> {
+    fn meta() -> MetaResponses {
+        Created::<T>::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
 }
 
 /// 200 with a page of a list.

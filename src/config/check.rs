@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use super::{DatabaseTls, Docs, Settings};
 
 /// A configuration with which the server does not start.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// A batch could never come in.
     #[error("in_flight_limit_bytes is {limit}, and a batch may have {batch} (batch_limit_bytes): make it at least twice as large")]
@@ -29,6 +29,9 @@ pub enum Refusal {
         /// The most.
         most: i32,
     },
+    /// How long jobs are kept cannot be less than nothing.
+    #[error("retention_days is {0}: it must be a number of days, or 0 to keep finished jobs for ever")]
+    Retention(f64),
     /// What is sent could be read and changed on the way.
     #[error(
         "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
@@ -60,6 +63,9 @@ impl Settings {
             if !(least..=most).contains(&value) {
                 return Err(Refusal::Range { name, value, least, most });
             }
+        }
+        if !(0.0..=365_000.0).contains(&self.retention_days) {
+            return Err(Refusal::Retention(self.retention_days));
         }
         if !self.allow_plaintext && !is_loopback(&self.host) {
             return Err(Refusal::Plaintext { host: self.host.clone() });

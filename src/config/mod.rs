@@ -48,6 +48,7 @@ pub struct Settings {
     pub backoff_seconds: i32,
     pub fetch_job_lease_seconds: i32,
     pub client_timeout_seconds: u32,
+    pub retention_days: f64,
 
     pub disable_auth: bool,
     pub api_keys: SecretString,

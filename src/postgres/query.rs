@@ -176,6 +176,7 @@ queries! {
         COUNT_READY = "count_ready",
         DELETE = "delete",
         DUE = "due",
+        EXPLAIN = "explain",
         GET = "get",
         INSERT = "insert",
         LIST = "list",
@@ -183,8 +184,10 @@ queries! {
         LIST_BY_TASK = "list_by_task",
         LOCK = "lock",
         NEXT_DUE = "next_due",
+        OLD = "old",
         PARENTS = "parents",
         PROJECT = "project",
+        PRUNE = "prune",
         RETRY_HALTED = "retry_halted",
         SETTLE = "settle",
         UPDATE = "update",
@@ -218,6 +221,12 @@ queries! {
         PING = "ping",
         PRESENT = "present",
         VERSION = "version",
+    }
+    submissions {
+        GET = "get",
+        INSERT = "insert",
+        LOCK = "lock",
+        PRUNE = "prune",
     }
     tasks {
         DELETE = "delete",

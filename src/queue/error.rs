@@ -112,6 +112,12 @@ pub enum Error {
         /// What could be done.
         hint: &'static str,
     },
+    /// The same request is being done for somebody else.
+    #[error("A request with this Idempotency-Key is being done right now. Try again in a moment.")]
+    InFlight,
+    /// A key that was used for another request.
+    #[error("was used for another request before: choose a new one")]
+    OtherRequest,
     /// A page of a list would be too large to hold.
     #[error("a page may have at most {0} bytes, and this one has more: ask for fewer")]
     PageTooLarge(usize),

@@ -12,8 +12,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long at least: jobs that become due one after the other are swept together.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long between two looks for clients that fell silent.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long between two looks for clients that fell silent, and for what need not be kept any longer.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long between two steps of forgetting old jobs, and between two walks by all of them.
+const STEP: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_secs(1);
 
 /// Sweeps.
 #[derive(Clone)]
@@ -24,11 +28,40 @@ pub struct Sweeper {
     pub clients: clients::Store,
     /// After how many seconds.
     pub client_timeout_seconds: u32,
+    /// How long finished jobs are kept; nothing for ever.
+    pub retention: Option<Duration>,
 }
 
 impl Sweeper {
-    /// Sweeps again and again. Never ends.
+    /// Does all of it again and again. Never ends.
     pub async fn run(&self) {
+        tokio::join!(self.sweep_on(), self.prune_on());
+    }
+
+    /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others.
+    async fn prune_on(&self) {
+        let Some(age) = self.retention else { return };
+        let mut after = 0;
+        loop {
+            let pause = match self.jobs.prune(after, age).await {
+                Ok((deleted, next)) => {
+                    if deleted > 0 {
+                        tracing::info!(deleted, "finished jobs were forgotten");
+                    }
+                    after = next.unwrap_or(0);
+                    if next.is_some() { STEP } else { ROUND }
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::debug!(error, "old jobs could not be forgotten; it is tried again");
+                    ROUND
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn sweep_on(&self) {
         let mut listened = None;
         loop {
             let began = Instant::now();
@@ -54,6 +87,7 @@ impl Sweeper {
         if listened.is_none_or(|last| last.elapsed() >= SILENCE) {
             *listened = Some(Instant::now());
             self.clients.deactivate_silent(self.client_timeout_seconds).await?;
+            self.jobs.tidy().await?;
         }
         self.jobs.next_due().await
     }

@@ -2,6 +2,7 @@
 
 mod claiming;
 mod ending;
+mod explaining;
 mod waiting;
 
 use serde_json::{Value, json};

@@ -11,6 +11,7 @@ mod dev;
 mod document;
 mod graph;
 mod hostile;
+mod idempotency;
 mod leases;
 mod lifecycle;
 mod limits;

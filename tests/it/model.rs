@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use whatsnext::queue::{
     Error, Policy, Retry,
-    jobs::{Bells, Change, NewJob, Resources, Status, Store},
+    jobs::{Bells, Change, NewJob, Resources, Status, Store, Submitted},
 };
 
 use crate::support::TestDatabase;
@@ -183,8 +183,11 @@ impl Pair {
             Step::Submit { parents, task, priority, status } => {
                 let Some(task) = self.task_ids.get(*task).copied() else { return };
                 let job = Job { status: *status, parents: self.pick_all(parents), task, priority: *priority };
-                let ids = self.jobs.submit(self.project, &[Self::as_new(&job)]).await.expect("the job is sound");
-                self.model.jobs.insert(ids[0], job);
+                let new = Self::as_new(&job);
+                let added =
+                    self.jobs.create(self.project, &new, None, |_| unreachable!("it is not asked for")).await.expect("the job is sound");
+                let Submitted::Now(added) = added else { panic!("expected it to be added now, got {added:?}") };
+                self.model.jobs.insert(added.id, job);
             }
             Step::Claim { cpu } => {
                 let ready = self.model.ready(&self.task_ids, *cpu);

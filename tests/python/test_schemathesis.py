@@ -47,7 +47,8 @@ def server(own: Settings) -> Iterator[RunningServer]:
 
 
 def fill(server: RunningServer) -> None:
-    """Makes what schemathesis.toml names: 32 projects with a task each, 150 jobs in three of them, three clients, users."""
+    """Makes what schemathesis.toml names: 32 projects with a task each, 150 jobs in three of them, three clients, users;
+    and 80 jobs in another one, which a client has claimed."""
 
     def post(path: str, body: dict) -> dict:
         return httpx.post(f"{server.url}{path}", json=body, headers=server.headers, timeout=30).raise_for_status().json()
@@ -62,7 +63,13 @@ def fill(server: RunningServer) -> None:
     for number in range(1, 4):
         user = post("/users", {"name": f"user {number}", "grants": {"all": "reader"}})
         assert user["id"] == number, "schemathesis.toml counts on these ids"
-        post("/clients/register", {"id": f"client-{number}", "name": "a machine", "entity": "a lab"})
+        client = {"id": f"client-{number}", "name": "a machine", "entity": "a lab", "available_cpu": 10_000}
+        post("/clients/register", client)
+    jobs = [{"name": f"claimed {n}", "task_id": 28, "parameters": {}} for n in range(80)]
+    post("/projects/28/jobs/batch", {"jobs": jobs})
+    claim = {"client_id": "client-1", "max_jobs": 80, "lease_seconds": 86_400}
+    claimed = post("/projects/28/claims", claim)["jobs"]
+    assert [job["job"]["id"] for job in claimed] == [*range(151, 231)], "schemathesis.toml counts on these ids"
 
 
 @dataclass

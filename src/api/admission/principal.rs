@@ -49,6 +49,15 @@ impl Principal {
         }
     }
 
+    /// What tells it from others.
+    pub fn name(&self) -> String {
+        match &self.who {
+            Who::Anybody => "anybody".to_owned(),
+            Who::Configured => "configured".to_owned(),
+            Who::Key(record) => format!("key {}", record.id),
+        }
+    }
+
     /// Whether it may do what needs a scope, where no project is known, or none yet.
     ///
     /// # Errors

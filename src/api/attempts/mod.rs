@@ -7,7 +7,10 @@ use std::time::Duration;
 use poem::web::Data;
 use poem_openapi::OpenApi;
 
-pub use wire::{Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Failure, Heartbeat, Lease, NewClaim, Reason, Release};
+pub use wire::{
+    Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Explanation, Failure, Heartbeat, Lease, NewClaim, Reason, Release, Wait,
+    WaitKind,
+};
 
 use super::{
     Error, Tag,
@@ -94,6 +97,19 @@ impl Api {
         let after = i32::try_from((*after_id).clamp(0, i32::MAX.into())).unwrap_or(i32::MAX);
         let page = queue::Page { after, skip: skip.get(), limit: limit.get() };
         Ok(Paged(self.jobs.attempts(*job_id, page).await?.map(Attempt::from)))
+    }
+
+    /// Ask why a job does not run
+    ///
+    /// For other jobs, for its time, for a client that has what it needs, because its project is archived, or because others are more urgent.
+    #[oai(path = "/jobs/:job_id/explain", method = "get", operation_id = "explain_job")]
+    async fn explain(
+        &self,
+        #[oai(scope = "Scope::Read")] caller: Caller,
+        job_id: Path<i64>,
+    ) -> Result<Reply<Explanation>, Refusal<NotFound>> {
+        self.check(&caller, Scope::Read, *job_id).await?;
+        Ok(Reply(self.jobs.explain(*job_id).await?.into()))
     }
 
     /// Get an attempt

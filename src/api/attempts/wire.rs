@@ -259,6 +259,92 @@ impl From<jobs::Attempt> for Attempt {
     }
 }
 
+/// Why a job does not run, or who runs it.
+#[derive(Debug, Serialize, Object)]
+pub struct Explanation {
+    job_id: i64,
+    status: JobStatus,
+    /// In words: all that it waits for, or how it stands.
+    summary: String,
+    waits_for: Vec<Wait>,
+    /// How many ready jobs of the project are more urgent, if this one is ready; counting stops at 1000.
+    ahead: Option<i64>,
+    /// Who has it, if somebody does.
+    attempt: Option<Attempt>,
+}
+
+/// Something that a job waits for.
+#[derive(Debug, Serialize, Object)]
+pub struct Wait {
+    kind: WaitKind,
+    /// In words.
+    detail: String,
+    /// The jobs, if it is jobs.
+    jobs: Vec<i64>,
+    /// The time, if it is a time.
+    until: Option<Timestamp>,
+}
+
+/// What a job waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+pub enum WaitKind {
+    /// For other jobs to complete.
+    Jobs,
+    /// For its time.
+    Time,
+    /// For its project to be active.
+    Project,
+    /// For a client that has what it needs.
+    Client,
+}
+
+impl From<jobs::Explanation> for Explanation {
+    fn from(explanation: jobs::Explanation) -> Self {
+        let jobs::Explanation { job_id, status, waits_for, ahead, attempt } = explanation;
+        let waits_for: Vec<Wait> = waits_for.into_iter().map(Wait::from).collect();
+        let summary = match (ahead, &attempt) {
+            _ if !waits_for.is_empty() => waits_for.iter().map(|wait| wait.detail.as_str()).collect::<Vec<_>>().join(" "),
+            (Some(ahead), _) => format!("It is ready; {ahead} jobs of the project are more urgent."),
+            (None, Some(attempt)) => match &attempt.client_id {
+                Some(client) => format!("Client {client} has it, in attempt {}.", attempt.number),
+                None => format!("It was fetched, in attempt {}.", attempt.number),
+            },
+            (None, None) => format!("It is {status}."),
+        };
+        Self { job_id, status: JobStatus(status), summary, waits_for, ahead, attempt: attempt.map(Attempt::from) }
+    }
+}
+
+impl From<jobs::Wait> for Wait {
+    fn from(wait: jobs::Wait) -> Self {
+        let new = |kind, detail| Self { kind, detail, jobs: Vec::new(), until: None };
+        match wait {
+            jobs::Wait::Jobs(parents) => {
+                let dead = parents.iter().filter(|parent| parent.status.is_dead()).count();
+                let detail = match dead {
+                    0 => format!("It waits for {} jobs to complete.", parents.len()),
+                    dead => format!("It waits for {} jobs to complete, of which {dead} will not as they are: retry those.", parents.len()),
+                };
+                Self { jobs: parents.into_iter().map(|parent| parent.id).collect(), ..new(WaitKind::Jobs, detail) }
+            }
+            jobs::Wait::Time(time) => {
+                let until = Timestamp(time);
+                let detail = format!("It waits until {}.", time.format("%Y-%m-%d %H:%M:%S UTC"));
+                Self { until: Some(until), ..new(WaitKind::Time, detail) }
+            }
+            jobs::Wait::Archived => new(WaitKind::Project, "Its project is archived: set it to ACTIVE.".to_owned()),
+            jobs::Wait::Client(needs, live) => {
+                let jobs::Resources { cpu, accelerators } = needs;
+                let detail =
+                    format!("It needs {cpu} CPUs and {accelerators} accelerators, which none of the {live} clients that are alive has.");
+                new(WaitKind::Client, detail)
+            }
+        }
+    }
+}
+
 impl From<Left> for Lease {
     fn from(left: Left) -> Self {
         Self {

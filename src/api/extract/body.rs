@@ -16,9 +16,10 @@ use poem_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
+use sha2::{Digest, Sha256};
 use tokio::time::timeout_at;
 
-use super::{Deadline, objects::Objects};
+use super::{Deadline, idempotency::IDEMPOTENCY_KEY, objects::Objects};
 use crate::api::{Error, budget::Share};
 
 /// How many bytes over the limit are read, and thrown away, so that the client can read the answer.
@@ -61,12 +62,21 @@ impl Size for Batch {
 
 /// A JSON body, read by serde. Unknown fields are ignored; anything else that is not as documented is refused with its place.
 #[derive(Debug)]
-pub struct Body<T, S = Single>(pub T, PhantomData<S>);
+pub struct Body<T, S = Single> {
+    value: T,
+    digest: Option<[u8; 32]>,
+    size: PhantomData<S>,
+}
 
 impl<T, S> Body<T, S> {
     /// What was sent.
     pub fn into_inner(self) -> T {
-        self.0
+        self.value
+    }
+
+    /// Of all that the request asks: its operation and its body to the letter. Only for a request with an `Idempotency-Key`.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
     }
 }
 
@@ -93,8 +103,21 @@ impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T
         let share: &Share = request.data().expect("the edge gives a share");
         let bytes = timeout_at(deadline.instant(), read(body.take()?.into(), limit, share)).await;
         let bytes = bytes.map_err(|_| too_slow())??;
-        Ok(Self(parse(&bytes)?, PhantomData))
+        let digest = request.headers().contains_key(IDEMPOTENCY_KEY).then(|| digest(request, &bytes));
+        Ok(Self { value: parse(&bytes)?, digest, size: PhantomData })
     }
+}
+
+fn digest(request: &Request, body: &[u8]) -> [u8; 32] {
+    let path = request.original_uri().path().trim_end_matches('/');
+    Sha256::new()
+        .chain_update(request.method().as_str())
+        .chain_update(" ")
+        .chain_update(path)
+        .chain_update("\n")
+        .chain_update(body)
+        .finalize()
+        .into()
 }
 
 fn check_type(request: &Request) -> Result<(), Error> {

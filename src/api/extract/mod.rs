@@ -2,11 +2,13 @@
 
 mod body;
 mod caller;
+mod idempotency;
 mod objects;
 mod text;
 
 pub use body::{Batch, Body, Limits};
 pub use caller::{Caller, SCHEMES, Scope};
+pub use idempotency::IdempotencyKey;
 pub use text::{Absent, FromText, Path, PathNames, Query};
 
 use std::{

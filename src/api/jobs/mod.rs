@@ -15,9 +15,9 @@ use super::{
     Error, Tag,
     delivery::Handed,
     error::{BadRequest, Conflict, NotFound, Refusal},
-    extract::{Batch, Body, Caller, Path, Query, Scope},
+    extract::{Batch, Body, Caller, IdempotencyKey, Path, Query, Scope},
     paging,
-    reply::{Created, Gone, Paged, Reply},
+    reply::{Created, Gone, Paged, Reply, Submission},
     tasks::none,
     types::{Amount, JobLimit, JobStatus, Skip},
 };
@@ -72,39 +72,56 @@ impl Api {
     }
 
     /// Add a job
+    ///
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the job
+    /// is there once.
     #[oai(path = "/jobs", method = "post", operation_id = "create_job")]
     async fn create(
         &self,
         #[oai(scope = "Scope::Submit")] caller: Caller,
+        /// Chosen by the caller, a new one for each request that is not a repetition.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: IdempotencyKey,
         body: Body<NewJob>,
-    ) -> Result<Created<Job>, Refusal<BadRequest>> {
+    ) -> Result<Submission<Job>, Refusal<(BadRequest, Conflict)>> {
+        let once = idempotency_key.of(&caller, body.digest());
         let job = body.into_inner();
         let project_id = job.project_id;
         caller.check_named(Scope::Submit, project_id)?;
-        let job = self.jobs.create(project_id, &job.into()).await?;
-        Ok(Created { location: format!("/jobs/{}", job.id), body: job.into() })
+        let created = |job: jobs::Job| Created { location: format!("/jobs/{}", job.id), body: Job::from(job) };
+        let submitted = self.jobs.create(project_id, &job.into(), once.as_ref(), |job| created(job.clone()).to_answer()).await?;
+        Ok(Submission(submitted.map(created)))
     }
 
     /// Add many jobs at once, all or none
+    ///
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost.
     #[oai(path = "/projects/:project_id/jobs/batch", method = "post", operation_id = "create_jobs")]
     async fn create_many(
         &self,
-        #[oai(scope = "Scope::Submit")] _caller: Caller,
+        #[oai(scope = "Scope::Submit")] caller: Caller,
         project_id: Path<i64>,
+        /// Chosen by the caller, a new one for each request that is not a repetition.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: IdempotencyKey,
         body: Body<NewBatch, Batch>,
-    ) -> Result<Created<Added>, Refusal<(BadRequest, NotFound)>> {
+    ) -> Result<Submission<Added>, Refusal<(BadRequest, NotFound, Conflict)>> {
+        let once = idempotency_key.of(&caller, body.digest());
         let NewBatch { jobs } = body.into_inner();
         if jobs.len() > self.batch_limit {
             let msg = format!("must have at most {} jobs", self.batch_limit);
             return Err(Error::invalid(vec!["body".into(), "jobs".into()], "out_of_range", msg).into());
         }
         let jobs: Vec<jobs::NewJob> = jobs.into_iter().map(Into::into).collect();
-        let job_ids = self.jobs.submit(*project_id, &jobs).await.map_err(|error| match error {
+        let location = format!("/jobs?project_id={}", *project_id);
+        let created = |job_ids: Vec<i64>| Created { location: location.clone(), body: Added { created: job_ids.len(), job_ids } };
+        let render = |job_ids: &Vec<i64>| created(job_ids.clone()).to_answer();
+        let submitted = self.jobs.submit(*project_id, &jobs, once.as_ref(), render).await.map_err(|error| match error {
             // Here the project is what the path names.
             queue::Error::UnknownProject(id) => queue::Error::NotFound(Thing::Project(id)),
             other => other,
         })?;
-        Ok(Created { location: format!("/jobs?project_id={}", *project_id), body: Added { created: job_ids.len(), job_ids } })
+        Ok(Submission(submitted.map(created)))
     }
 
     /// Get a job

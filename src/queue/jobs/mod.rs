@@ -4,22 +4,27 @@
 //! | --- | --- |
 //! | `model` | what a job is; no I/O |
 //! | `store` | reading jobs |
-//! | `submit`, `update`, `delete` | adding, replacing and deleting jobs |
+//! | `submit`, `update`, `delete` | adding (`once`, if that is asked for), replacing and deleting jobs |
 //! | [`graph`] | what that does to the jobs below them |
 //! | `claim` | fetching the next job; `plenty` spares it from counting what is many |
 //! | [`claims`] | claims of registered clients, with leases, served together; waiting for jobs |
 //! | `handover` | putting back a claimed job that nobody received |
 //! | [`attempts`] | who has a job, until when, and what came of it |
 //! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`) |
+//! | `explain` | what a job waits for |
+//! | `prune` | forgetting what was finished long ago |
 
 pub mod attempts;
 mod claim;
 pub mod claims;
 mod delete;
+mod explain;
 pub mod graph;
 mod handover;
 mod model;
+mod once;
 mod plenty;
+mod prune;
 mod stop;
 mod store;
 mod submit;
@@ -30,7 +35,9 @@ mod update;
 pub use attempts::{Attempt, AttemptStatus, Beat, Left, Outcome, Reason, Report};
 pub use claim::{Claim, Claimed, Resources};
 pub use claims::{Bells, Claims, Granted, Wish};
+pub use explain::{Explanation, Wait};
 pub use handover::{Handover, Receipt};
 pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, UnknownStatus};
+pub use once::{Answer, Once, Submitted};
 pub use store::Store;
 pub use sweep::Swept;

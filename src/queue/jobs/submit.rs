@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::{Job, NewJob, Status, Store, store};
+use super::{Answer, Job, NewJob, Once, Status, Store, Submitted, once::OnceOnly, store};
 use crate::{
     postgres::{
         Row, Transaction, Work,
@@ -15,19 +15,25 @@ use crate::{
 };
 
 impl Store {
-    /// Adds jobs to a project, all or none, and returns their ids in the same order.
+    /// Adds jobs to a project, all or none, and returns their ids in the same order. With `once`, what `render` makes of them is answered again if the
+    /// same request comes again.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`].
-    pub async fn submit(&self, project_id: i64, jobs: &[NewJob]) -> Result<Vec<i64>> {
+    /// [`Error::UnknownProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`]; [`Error::InFlight`], [`Error::OtherRequest`].
+    pub async fn submit(
+        &self,
+        project_id: i64,
+        jobs: &[NewJob],
+        once: Option<&Once>,
+        render: impl Fn(&Vec<i64>) -> Answer + Sync,
+    ) -> Result<Submitted<Vec<i64>>> {
         if jobs.is_empty() {
             let client = self.database.client().await?;
-            return projects::GET.maybe(&client, &[&project_id]).await?.map(|_| Vec::new()).ok_or(Error::UnknownProject(project_id));
+            let project = projects::GET.maybe(&client, &[&project_id]).await?;
+            return project.map(|_| Submitted::Now(Vec::new())).ok_or(Error::UnknownProject(project_id));
         }
-        let added = self.database.transaction(&Insert { project_id, jobs }).await;
-        self.bells.ring(project_id);
-        self.explained(added, project_id, jobs).await
+        self.add(project_id, jobs, OnceOnly { work: Insert { project_id, jobs }, once, render }).await
     }
 
     /// Adds a job and returns it as it was added, whatever becomes of it in the next moment.
@@ -35,21 +41,33 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::submit`].
-    pub async fn create(&self, project_id: i64, job: &NewJob) -> Result<Job> {
-        let created = self.database.transaction(&Create { project_id, job }).await;
+    pub async fn create(
+        &self,
+        project_id: i64,
+        job: &NewJob,
+        once: Option<&Once>,
+        render: impl Fn(&Job) -> Answer + Sync,
+    ) -> Result<Submitted<Job>> {
+        self.add(project_id, std::slice::from_ref(job), OnceOnly { work: Create { project_id, job }, once, render }).await
+    }
+
+    async fn add<W: Work<Error = Error>>(&self, project_id: i64, jobs: &[NewJob], work: W) -> Result<W::Output> {
+        let added = self.database.transaction(&work).await;
         self.bells.ring(project_id);
-        self.explained(created, project_id, std::slice::from_ref(job)).await
+        self.explained(added, project_id, jobs).await
     }
 
     /// A constraint says only that a task is not the project's; which one, and whether it is the project that is missing, is asked then.
     async fn explained<T>(&self, added: Result<T>, project_id: i64, jobs: &[NewJob]) -> Result<T> {
         match added {
-            Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => Err(self.explain(project_id, jobs).await?),
+            Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
+                Err(self.what_is_missing(project_id, jobs).await?)
+            }
             added => added,
         }
     }
 
-    async fn explain(&self, project_id: i64, jobs: &[NewJob]) -> Result<Error> {
+    async fn what_is_missing(&self, project_id: i64, jobs: &[NewJob]) -> Result<Error> {
         let client = self.database.client().await?;
         if projects::GET.maybe(&client, &[&project_id]).await?.is_none() {
             return Ok(Error::UnknownProject(project_id));

@@ -35,6 +35,12 @@ impl Store {
         Ok(swept)
     }
 
+    /// Forgets what need not be known any more.
+    pub async fn tidy(&self) -> Result<()> {
+        self.prune_answers().await?;
+        Ok(())
+    }
+
     /// In how many seconds the next job is due, if any will be.
     pub async fn next_due(&self) -> Result<Option<f64>> {
         let client = self.database.client().await?;

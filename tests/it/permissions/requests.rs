@@ -189,7 +189,7 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
         }
         "cancel_job" | "retry_job" => Ask { success: 200, ..post(json!({}), jobs(), no_job()) },
         "retry_jobs" => Ask { success: 200, ..post(json!({"status": "CANCELLED"}), jobs(), no_project()) },
-        "list_attempts" => get(no_job()),
+        "list_attempts" | "explain_job" => get(no_job()),
         "get_attempt" => get(no_job()),
         "claim_jobs" => Ask { success: 200, ..post(json!({"client_id": "claimer"}), jobs(), no_project()) },
         "start_attempt" | "heartbeat_attempt" | "complete_attempt" | "fail_attempt" | "release_attempt" => {

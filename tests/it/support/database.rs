@@ -1,6 +1,10 @@
 //! A database for each test, cloned from a migrated template.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use tokio_postgres::{Client, NoTls};
 use whatsnext::{
@@ -24,11 +28,23 @@ pub(crate) struct TestDatabase {
     name: String,
 }
 
+/// The name of the template: another one for each text of the migrations.
+fn template_name() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/migrations");
+    let mut files: Vec<_> = std::fs::read_dir(folder).expect("the migrations").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        std::fs::read(file).expect("a migration").hash(&mut hasher);
+    }
+    format!("whatsnext_template_v{}_{:016x}", migrate::newest(), hasher.finish())
+}
+
 impl TestDatabase {
     /// A migrated database.
     pub(crate) async fn new() -> Self {
         let admin = admin().await;
-        let template = format!("whatsnext_template_v{}", migrate::newest());
+        let template = template_name();
         admin.query_one("select pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.expect("the lock for the template");
         let made =
             admin.query_opt("select from pg_database where datname = $1 and datistemplate", &[&template]).await.expect("pg_database");

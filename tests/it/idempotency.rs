@@ -1,0 +1,94 @@
+//! Requests that come again because their answers got lost.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Api, Json, Process, Server, TestDatabase};
+
+async fn send(api: &Api, path: &str, key: &str, body: &Value) -> Json {
+    let headers = [("idempotency-key", key), ("content-type", "application/json")];
+    api.send_with(Method::POST, path, &headers, body.to_string().into_bytes()).await
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_is_answered_again_and_done_once() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let count = async || api.get(&format!("/jobs?project_id={project}&limit=1")).await.header("x-total-count").to_owned();
+
+    let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"lr": 1.0}});
+    let first = send(api, "/jobs", "\"one\"", &job).await;
+    let location = first.header("location").to_owned();
+    let first = first.expect(201);
+    api.set_status(first["id"].as_i64().unwrap(), "RUNNING").await;
+    for (path, key) in [("/jobs", "one"), ("/jobs/", "\"one\"")] {
+        let again = send(api, path, key, &job).await;
+        assert_eq!(again.header("location"), location);
+        assert_eq!(again.expect(201), first, "as it was answered then, not as the job is now");
+    }
+    assert_eq!(count().await, "1");
+
+    // Another body, another operation, another key.
+    let mut other = job.clone();
+    other["name"] = json!("other");
+    let refused = send(api, "/jobs", "one", &other).await;
+    assert_eq!(refused.body["errors"][0]["loc"], json!(["header", "Idempotency-Key"]));
+    assert!(refused.problem(422).contains("choose a new one"));
+    let batch = json!({"jobs": [{"name": "b", "task_id": task, "parameters": {}}, {"name": "c", "task_id": task, "parameters": {}}]});
+    let path = format!("/projects/{project}/jobs/batch");
+    send(api, &path, "one", &batch).await.problem(422);
+    let added = send(api, &path, "two", &batch).await.expect(201);
+    assert_eq!(send(api, &path, "two", &batch).await.expect(201), added);
+    assert_eq!(count().await, "3");
+    send(api, "/jobs", "three", &job).await.expect(201);
+    assert_eq!(count().await, "4");
+
+    // What failed may be mended and sent again with the same key.
+    let mut wrong = job.clone();
+    wrong["task_id"] = json!(task + 1);
+    send(api, "/jobs", "four", &wrong).await.problem(400);
+    send(api, "/jobs", "four", &job).await.expect(201);
+    for key in ["", "\"\"", &"x".repeat(256)] {
+        send(api, "/jobs", key, &job).await.problem(422);
+    }
+    assert_eq!(count().await, "5");
+
+    // After a day it is forgotten, and done anew.
+    let client = database.connect().await;
+    client.execute("update submissions set created_at = now() - interval '25 hours'", &[]).await.unwrap();
+    crate::support::eventually("old answers are forgotten", || async {
+        client.query_one("select count(*) from submissions", &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    assert_ne!(send(api, "/jobs", "one", &job).await.expect(201)["id"], first["id"]);
+    server.stop().await;
+}
+
+/// The same request to several servers at once: one does it, the others answer the same or say that it is being done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_the_same_request_at_once_one_is_done() {
+    let database = TestDatabase::new().await;
+    let processes = [Process::start(&database).await, Process::start(&database).await];
+    let api = &processes[0].api;
+    let (project, task) = api.project_with_task("p").await;
+    let jobs: Vec<Value> = (0..500).map(|n| json!({"name": format!("j{n}"), "task_id": task, "parameters": {}})).collect();
+    let path = format!("/projects/{project}/jobs/batch");
+    for key in ["a", "b", "c"] {
+        let requests = (0..16).map(|n| {
+            let (api, path, body) = (processes[n % 2].api.clone(), path.clone(), json!({"jobs": jobs}));
+            tokio::spawn(async move { send(&api, &path, key, &body).await })
+        });
+        let answers = futures_util::future::try_join_all(requests).await.unwrap();
+        let mut done: Vec<Value> = Vec::new();
+        for answer in answers {
+            match answer.status {
+                201 => done.push(answer.body),
+                _ => assert!(answer.problem(409).contains("being done right now"), "in flight"),
+            }
+        }
+        assert!(!done.is_empty() && done.iter().all(|answer| *answer == done[0]), "all that were answered got the same");
+    }
+    assert_eq!(api.get(&format!("/jobs?project_id={project}&limit=1")).await.header("x-total-count"), "1500");
+}
