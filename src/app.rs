@@ -101,7 +101,7 @@ impl App {
         };
         tokio::join!(drain, async {
             tokio::select! {
-                () = state.redis.watch() => {}
+                () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
