@@ -6,6 +6,7 @@ mod admission;
 mod bounds;
 mod claims;
 mod contract;
+mod degraded;
 mod delivery;
 mod dev;
 mod document;
