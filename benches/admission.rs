@@ -27,7 +27,7 @@ use poem::{
     listener::TcpListener,
     web::{Data, Path},
 };
-use redis::aio::ConnectionManager;
+use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use support::{Process, TestDatabase, free_port, make_key_with, store_url};
 use tokio::{
@@ -153,7 +153,7 @@ impl Drop for Bare {
 
 #[derive(Clone)]
 struct Stores {
-    redis: ConnectionManager,
+    redis: MultiplexedConnection,
     limits: Arc<Limits>,
     key: Arc<str>,
     pool: Pool,
@@ -164,7 +164,7 @@ async fn bare(port: &str) {
     let client = redis::Client::open(store_url("WHATSNEXT_TEST_REDIS_URL")).unwrap();
     let config = variable("BARE_DATABASE").parse().unwrap();
     let stores = Stores {
-        redis: ConnectionManager::new(client).await.unwrap(),
+        redis: client.get_multiplexed_async_connection().await.unwrap(),
         limits: Arc::new(Limits::new(variable("BARE_PREFIX"))),
         key: variable("BARE_KEY").into(),
         pool: Pool::builder(Manager::new(config, tokio_postgres::NoTls)).max_size(16).build().unwrap(),

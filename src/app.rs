@@ -118,7 +118,7 @@ impl App {
         };
         tokio::join!(drain, async {
             tokio::select! {
-                () = state.redis.watch() => {}
+                () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
                 () = sweeper.run() => {}
                 () = served => {}

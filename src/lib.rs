@@ -12,7 +12,7 @@
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
 //! | [`access`] | who may do what: keys, permissions, where a request comes from |
 //! | [`limits`] | how much may come in: exact sliding windows that all servers share |
-//! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations |
+//! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations; clusters, sentinels, a breaker |
 //! | [`telemetry`] | logs |
 //! | [`config`] | settings: plain data |
 //!

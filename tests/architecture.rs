@@ -22,7 +22,7 @@ const OWNERS: [(&[&str], &[&str]); 6] = [
     (&["poem", "poem_openapi"], &["api", "http", "app"]),
     (&["hyper", "hyper_util", "http_body_util", "socket2"], &["http", "api"]),
     (&["tokio_postgres", "deadpool_postgres", "refinery", "tokio_postgres_rustls"], &["postgres"]),
-    (&["redis", "deadpool_redis"], &["redis", "limits/store", "access/live"]),
+    (&["redis"], &["redis", "limits/store", "access/live"]),
     (&["anyhow", "clap"], &["cli"]),
     (&["config", "dotenvy", "strsim"], &["config"]),
 ];

@@ -91,7 +91,8 @@ impl Keys {
     ///
     /// [`Away`] inside if Redis cannot be asked; those of the database.
     pub async fn look_up(&self, id: KeyId) -> Result<std::result::Result<Option<Arc<Record>>, Away>> {
-        let Ok(attempt) = self.redis.attempt() else { return Ok(Err(Away)) };
+        let subject = id.to_string();
+        let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
         let (key, mut connection) = (self.record_key(id), attempt.connection());
         match attempt.answer(live::read(&mut connection, &key, id)).await {
             Err(Away) => return Ok(Err(Away)),
@@ -99,7 +100,7 @@ impl Keys {
             Ok(None) => {}
         }
         let Some(record) = self.stored(id).await? else { return Ok(Ok(None)) };
-        let Ok(attempt) = self.redis.attempt() else { return Ok(Err(Away)) };
+        let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
         match attempt.answer(live::write(&mut connection, &key, &record)).await {
             Err(Away) => Ok(Err(Away)),
             Ok(true) => Ok(Ok(Some(record))),
@@ -120,7 +121,7 @@ impl Keys {
     /// Copies keys to Redis. One that cannot be copied now is copied by [`Keys::reconcile`].
     async fn publish(&self, ids: &[KeyId]) -> Result<()> {
         for record in self.store.records(ids).await? {
-            let Ok(attempt) = self.redis.attempt() else { return Ok(()) };
+            let Ok(attempt) = self.redis.early_attempt(&record.id.to_string()) else { return Ok(()) };
             let (key, mut connection) = (self.record_key(record.id), attempt.connection());
             if attempt.answer(live::write(&mut connection, &key, &record)).await.is_err() {
                 tracing::warn!(key = %record.id, "a changed key could not be copied to Redis yet");

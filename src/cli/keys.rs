@@ -120,7 +120,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 pub(super) async fn open(settings: &Settings) -> anyhow::Result<Keys> {
     let database = Database::new(settings)?;
     migrate::verify(&database).await?;
-    Ok(Keys::new(Store::new(database), Redis::new(settings)?))
+    let redis = Redis::new(settings)?;
+    // What is changed is copied there.
+    redis.connect().await;
+    Ok(Keys::new(Store::new(database), redis))
 }
 
 async fn create_key(keys: &Keys, create: &Create) -> anyhow::Result<(Key, KeyData)> {

@@ -157,17 +157,34 @@ impl fmt::Display for Effective {
 /// A URL keeps what an operator needs to recognise it; anything else is hidden whole.
 fn masked(name: &str, value: &str) -> String {
     const MASK: &str = "********";
-    match url::Url::parse(value) {
+    // Several hosts make no URL: the first goes before the others.
+    let Some((first, others)) = split_hosts(value) else { return MASK.to_owned() };
+    match url::Url::parse(&first) {
         _ if value.is_empty() => String::new(),
         Ok(mut url) if name.ends_with("_url") && url.has_host() => {
             if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
                 return MASK.to_owned();
             }
             url.set_query(None);
-            url.to_string()
+            let end = url[..url::Position::AfterPort].len();
+            let mut shown = url.to_string();
+            shown.insert_str(end, others);
+            shown
         }
         _ => MASK.to_owned(),
     }
+}
+
+/// A URL with the first of its hosts only, and the others: `redis+cluster://u:p@a:1/x` and `,b:2` of `redis+cluster://u:p@a:1,b:2/x`. Nothing if there
+/// is any doubt what is a host and what may be of a password.
+fn split_hosts(url: &str) -> Option<(String, &str)> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let hosts = url.rfind('@').map_or(start, |at| at + 1);
+    let end = url[hosts..].find(['/', '?', '#']).map_or(url.len(), |at| hosts + at);
+    let comma = url[hosts..end].find(',').map_or(end, |at| hosts + at);
+    let is_clear = url[comma..end].chars().all(|c| c.is_ascii_alphanumeric() || "-_.:[], ".contains(c));
+    let is_clear = is_clear && !url.get(start..hosts)?.contains(['/', '?', '#']);
+    is_clear.then(|| (format!("{}{}", &url[..comma], &url[end..]), &url[comma..end]))
 }
 
 /// Puts the content of `NAME_file`, without its line end, in the place of `NAME`.
@@ -344,5 +361,22 @@ mod tests {
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("db:5432/whatsnext") && shown.contains("cache:6379"), "{shown}");
         assert!(!format!("{:?}", loaded.settings).contains("canary"));
+    }
+
+    #[test]
+    fn the_password_of_several_hosts_is_masked_too() {
+        assert_eq!(masked("redis_url", "redis+cluster://u:canary@a:1,b,[::1]:3"), "redis+cluster://u:********@a:1,b,[::1]:3");
+        let sentinels = "rediss+sentinel://:canary@a,b:2/m/0?sentinel_password=canary";
+        assert_eq!(masked("redis_url", sentinels), "rediss+sentinel://:********@a,b:2/m/0");
+        assert_eq!(masked("redis_url", "redis+cluster://a:1,b:2"), "redis+cluster://a:1,b:2");
+        for odd in [
+            "redis+cluster://u:can/ary@a,b",
+            "redis+cluster://u:c@nary/1,2@a,b",
+            "redis+cluster://u:canary,a",
+            "redis+cluster://u:can?ary@a,b",
+        ] {
+            let shown = masked("redis_url", odd);
+            assert!(!shown.contains("can") && !shown.contains("nary"), "{shown}");
+        }
     }
 }

@@ -38,7 +38,6 @@ pub struct Settings {
     pub database_statement_timeout_seconds: u64,
 
     pub redis_url: SecretString,
-    pub redis_pool_size: usize,
     pub redis_timeout_milliseconds: u64,
     pub redis_key_prefix: String,
     pub redis_failure: RedisFailure,

@@ -14,7 +14,7 @@ pub mod refused;
 pub mod store;
 pub mod window;
 
-pub use local::Local;
+pub use local::{Local, Owed};
 pub use refused::Refused;
 pub use store::{Admission, Error, Guard, Limits, Window};
 pub use window::{Standing, Verdict};

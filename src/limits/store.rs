@@ -175,6 +175,19 @@ impl Limits {
         }
     }
 
+    /// Charges a window with what was admitted elsewhere: its weight, or as much of that as there is room for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub async fn charge(&self, connection: &mut (impl ConnectionLike + Send), subject: &str, window: Window) -> Result<(), Error> {
+        if let Admission::Refused { standings, .. } = self.admit(connection, subject, None, &[window]).await? {
+            let weight = standings.iter().flatten().map(|standing| standing.remaining).min().unwrap_or(0);
+            self.admit(connection, subject, None, &[Window { weight, ..window }]).await?;
+        }
+        Ok(())
+    }
+
     /// Empties these windows of a subject, at once for every server. Returns how many of them held anything.
     ///
     /// # Errors

@@ -94,6 +94,12 @@ impl Log {
         *self = Self::default();
     }
 
+    /// How many of those that it has admitted count in a window of this length.
+    pub fn count(&self, now_ms: u64, length_ms: u64) -> u32 {
+        let time = now_ms + self.ahead;
+        u32::try_from(self.times.len() - self.times.partition_point(|then| then + length_ms <= time)).unwrap_or(u32::MAX)
+    }
+
     /// The log's time, after a clock that went back has been made up for.
     fn settle(&mut self, now_ms: u64) -> u64 {
         if let Some(newest) = self.times.back() {

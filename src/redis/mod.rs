@@ -1,32 +1,45 @@
 //! Redis: what servers share besides the database. It may be away; nothing here waits for it longer than [`BUDGET`].
 //!
+//! It is one server, a cluster, or a master that sentinels know; [`SetupError::Form`] lists the forms of its URL.
+//!
 //! Requests send what they ask over one connection that all of them share, pipelined ([`Redis::attempt`]). The first that fails or gets no answer in
 //! time opens the *breaker*: from then on attempts are refused at once, and one task looks whether Redis is back ([`Redis::watch`]). So a Redis that is
-//! slow or away costs its budget once, and then nothing.
+//! slow or away costs its budget once, and then nothing. Any error opens it, so also those by which Redis says that it cannot serve now: `READONLY`,
+//! `LOADING`, `OOM`, `MASTERDOWN`, `CLUSTERDOWN`, and slots that move more often than it makes sense to follow.
 //!
 //! Time counts only while Redis answers nobody. As long as answers come in it is the server that has much to do, and going on without Redis
-//! would make its limits inexact at the very moment when they matter.
+//! would make its limits inexact at the very moment when they matter. In a cluster it is the key's node that has to answer, not any.
+//!
+//! A cluster is there only if each of its nodes takes writes, since limits that hold for some keys and not for others are none. The cluster itself
+//! sees it the same way, unless it is told otherwise (`cluster-require-full-coverage no`).
+//!
+//! Redis may come back with less than it knew: empty, or as a replica that had not heard of the last writes. So before a server goes back to it, it
+//! takes there what happened meanwhile ([`Redis::watch`]).
 
+mod connection;
+mod url;
 mod watch;
+mod way;
 
 use std::{
     pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use deadpool_redis::{Config, CreatePoolError, Pool, PoolConfig, PoolError, Runtime, Timeouts};
-use redis::{
-    Client, RedisError,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::RedisError;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use crate::config::Settings;
+use connection::Link;
+use way::{Address, Way};
+
+pub use connection::Connection;
 
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
@@ -34,32 +47,39 @@ pub const BUDGET: Duration = Duration::from_millis(50);
 /// In how many parts it is waited: a server that gets no processor for a while sees one of them pass, not all.
 const TICKS: u32 = 10;
 
-/// A connection that everybody shares.
-pub type Connection = ConnectionManager;
-
-/// The settings do not describe a Redis server. The URL is not repeated: it may hold a password.
+/// The settings do not describe Redis. The URL is not repeated: it may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The pool cannot be made.
-    #[error("redis_url is not of the form redis://[user:password@]host:port/number (or rediss://, redis+unix://)")]
-    Url(#[source] CreatePoolError),
-    /// The shared connection cannot be made.
-    #[error("redis_url is not of the form redis://[user:password@]host:port/number (or rediss://, redis+unix://)")]
-    Client(#[source] RedisError),
+    /// The URL has none of the forms, or something in it is wrong.
+    #[error(
+        "redis_url is not of the form redis://[user:password@]host:port/number (or rediss://, redis+unix://), \
+         redis+cluster://[user:password@]host:port,host:port (or rediss+cluster://), or \
+         redis+sentinel://[user:password@]host:port,host:port/master-name/number[?sentinel_password=…] (or rediss+sentinel://)"
+    )]
+    Form(#[source] Option<RedisError>),
+    /// Keys of one subject would be in different slots of a cluster.
+    #[error("redis_key_prefix must not contain {{ or }}: braces say which keys a cluster keeps together")]
+    Prefix,
 }
 
 /// An error of Redis or on the way to it. Its text is for the log, never for a caller.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection could be had.
-    #[error("no connection to Redis")]
-    Connection(#[from] PoolError),
     /// A command failed.
     #[error("a Redis command failed")]
     Command(#[from] RedisError),
     /// No answer in time.
     #[error("Redis did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    /// It is known to be away.
+    #[error(transparent)]
+    Away(#[from] Away),
+    /// No sentinel knows a server that is the master.
+    #[error("no sentinel names a server that is the master")]
+    NoMaster,
+    /// Keys in some slots cannot be reached.
+    #[error("the cluster does not serve all slots")]
+    Slots,
 }
 
 /// Redis is away, or too slow, or does not do what it is asked.
@@ -70,57 +90,57 @@ pub struct Away;
 /// The way to Redis; cheap to clone.
 #[derive(Clone)]
 pub struct Redis {
-    pool: Pool,
-    timeout: Duration,
-    client: Client,
     shared: Arc<Shared>,
+    timeout: Duration,
     prefix: Arc<str>,
 }
 
 struct Shared {
-    connection: RwLock<ConnectionManager>,
-    /// Whether the breaker is open.
-    is_away: AtomicBool,
-    start: Instant,
-    /// When Redis last answered anybody, in microseconds since the start.
-    last_answer: AtomicU64,
+    way: Way,
+    line: RwLock<Line>,
     /// How many servers were alive when Redis last told; at least one.
     servers: AtomicUsize,
+    /// This server, as the others see it in Redis.
+    server: Uuid,
+}
+
+/// What is used now.
+enum Line {
+    /// Nobody has connected yet.
+    Unused,
+    /// The breaker is open.
+    Away,
+    /// Redis was found again; what happened without it is being taken there.
+    Found(Link),
+    /// All is well. With the address of the master, if that may change.
+    Up(Link, Option<Address>),
 }
 
 /// What one request asks of Redis.
 pub struct Attempt {
-    connection: ConnectionManager,
+    link: Link,
+    node: usize,
     redis: Redis,
 }
 
 impl Redis {
-    /// Makes the pool and the shared connection. Connects to nothing yet.
+    /// Makes ready to connect. Nothing can be asked until [`Redis::connect`].
     ///
     /// # Errors
     ///
-    /// [`SetupError`] if the settings do not describe a Redis server.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
+    /// [`SetupError`] if the settings do not describe Redis.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
+        if settings.redis_key_prefix.contains(['{', '}']) {
+            return Err(SetupError::Prefix);
+        }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
-        let url = settings.redis_url.expose_secret();
-        let mut config = Config::from_url(url);
-        let timeouts = Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) };
-        config.pool = Some(PoolConfig { max_size: settings.redis_pool_size, timeouts, ..PoolConfig::default() });
-        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(SetupError::Url)?;
-        let client = Client::open(url).map_err(SetupError::Client)?;
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), manager(timeout)).map_err(SetupError::Client)?;
         let shared = Shared {
-            connection: RwLock::new(connection),
-            is_away: AtomicBool::new(false),
-            start: Instant::now(),
-            last_answer: AtomicU64::new(0),
+            way: Way::to(settings.redis_url.expose_secret(), timeout)?,
+            line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
+            server: Uuid::new_v4(),
         };
-        Ok(Self { pool, timeout, client, shared: Arc::new(shared), prefix: settings.redis_key_prefix.as_str().into() })
+        Ok(Self { shared: Arc::new(shared), timeout, prefix: settings.redis_key_prefix.as_str().into() })
     }
 
     /// The name of a key that belongs to a subject. The braces around the subject are the hash tag that keeps all of its keys in one slot of a cluster.
@@ -135,32 +155,39 @@ impl Redis {
         &self.prefix
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis answers over the connection that all requests share; of a cluster, each node that takes writes.
     ///
     /// # Errors
     ///
     /// Any [`Error`] if it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        let mut connection = self.pool.get().await?;
-        tokio::time::timeout(self.timeout, redis::cmd("PING").query_async::<()>(&mut *connection)).await??;
+        let mut connection = self.link(false).ok_or(Away)?.connection;
+        timeout(self.timeout, redis::cmd("PING").query_async::<()>(&mut connection)).await??;
         Ok(())
     }
 
-    /// A way to ask something, unless Redis is known to be away.
+    /// A way to ask something about a subject, unless Redis is known to be away.
     ///
     /// # Errors
     ///
     /// [`Away`].
-    pub fn attempt(&self) -> Result<Attempt, Away> {
-        if self.shared.is_away.load(Ordering::Acquire) {
-            return Err(Away);
-        }
-        Ok(Attempt { connection: self.connection(), redis: self.clone() })
+    pub fn attempt(&self, subject: &str) -> Result<Attempt, Away> {
+        self.attempt_over(self.link(false), subject)
     }
 
-    /// Whether Redis is known to be away.
-    pub fn is_away(&self) -> bool {
-        self.shared.is_away.load(Ordering::Acquire)
+    /// As [`Redis::attempt`], but also while Redis was found again and this server has not gone back to it yet. For what must be there before.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`].
+    pub fn early_attempt(&self, subject: &str) -> Result<Attempt, Away> {
+        self.attempt_over(self.link(true), subject)
+    }
+
+    fn attempt_over(&self, link: Option<Link>, subject: &str) -> Result<Attempt, Away> {
+        let link = link.ok_or(Away)?;
+        let node = link.nodes.with(&self.key(subject, ""));
+        Ok(Attempt { link, node, redis: self.clone() })
     }
 
     /// How many servers there were when Redis last told.
@@ -168,33 +195,33 @@ impl Redis {
         self.shared.servers.load(Ordering::Relaxed)
     }
 
-    fn connection(&self) -> ConnectionManager {
-        self.shared.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn open_breaker(&self, error: &(dyn std::error::Error + 'static)) {
-        if !self.shared.is_away.swap(true, Ordering::AcqRel) {
-            tracing::warn!(error, "Redis is away: each server goes on with its share of the limits");
+    /// What requests use, or already may.
+    fn link(&self, early: bool) -> Option<Link> {
+        match &*self.shared.line.read().unwrap_or_else(PoisonError::into_inner) {
+            Line::Up(link, _) => Some(link.clone()),
+            Line::Found(link) if early => Some(link.clone()),
+            _ => None,
         }
     }
-}
 
-impl Shared {
-    fn note_answer(&self) {
-        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.last_answer.fetch_max(now, Ordering::Relaxed);
-    }
-
-    /// When Redis last answered anybody.
-    fn last_answer(&self) -> u64 {
-        self.last_answer.load(Ordering::Relaxed)
+    /// `failed` is the connection over which something failed, if there was one. Of one that is no longer used nothing follows.
+    fn open_breaker(&self, failed: Option<&Link>, error: &(dyn std::error::Error + 'static)) {
+        let mut line = self.shared.line.write().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(failed), Line::Found(link) | Line::Up(link, _)) = (failed, &*line)
+            && !Arc::ptr_eq(&failed.nodes, &link.nodes)
+        {
+            return;
+        }
+        if matches!(std::mem::replace(&mut *line, Line::Away), Line::Unused | Line::Up(..)) {
+            tracing::warn!(error, "Redis is away: each server goes on with its share of the limits");
+        }
     }
 }
 
 impl Attempt {
     /// The shared connection.
     pub fn connection(&self) -> Connection {
-        self.connection.clone()
+        self.link.connection.clone()
     }
 
     /// Waits for an answer, for as long as a request may. If there is none, or it is an error, nobody asks again until Redis is back.
@@ -206,24 +233,25 @@ impl Attempt {
     where
         E: std::error::Error + 'static,
     {
+        let Self { link, node, redis } = self;
         let began = Instant::now();
         let mut asked = pin!(asked);
-        let (mut last, mut quiet) = (self.redis.shared.last_answer(), 0);
+        let (mut last, mut quiet) = (link.nodes.last_answer(node), 0);
         loop {
             match timeout(BUDGET / TICKS, &mut asked).await {
                 Ok(Ok(answer)) => {
-                    self.redis.shared.note_answer();
+                    link.nodes.note_answer(node);
                     return Ok(answer);
                 }
-                Ok(Err(error)) => self.redis.open_breaker(&error),
+                Ok(Err(error)) => redis.open_breaker(Some(&link), &error),
                 Err(elapsed) => {
-                    let now = self.redis.shared.last_answer();
+                    let now = link.nodes.last_answer(node);
                     quiet = if now == last { quiet + 1 } else { 0 };
                     last = now;
-                    if quiet < TICKS && began.elapsed() < self.redis.timeout {
+                    if quiet < TICKS && began.elapsed() < redis.timeout {
                         continue;
                     }
-                    self.redis.open_breaker(&elapsed);
+                    redis.open_breaker(Some(&link), &elapsed);
                 }
             }
             return Err(Away);
@@ -236,11 +264,5 @@ pub fn key(prefix: &str, subject: &str, name: &str) -> String {
     format!("{prefix}:{{{subject}}}:{name}")
 }
 
-fn manager(timeout: Duration) -> ConnectionManagerConfig {
-    ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(timeout))
-        // Who waits has a time-out of their own.
-        .set_response_timeout(Some(10 * timeout))
-        .set_number_of_retries(1)
-        .set_min_delay(Duration::from_millis(10))
-}
+#[cfg(test)]
+mod tests;

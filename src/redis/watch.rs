@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, Script, aio::ConnectionManager, cmd};
+use futures_util::future::try_join_all;
+use redis::{RedisError, Script, cmd};
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
-use super::{Away, BUDGET, Error, Redis, manager};
+use super::{Address, BUDGET, Connection, Error, Line, Redis, connection::Link, way::Way};
 
 /// How often a server says that it is alive.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -20,52 +20,123 @@ const SEARCH: Duration = Duration::from_millis(250);
 /// How long a server counts as alive after it last said so.
 const ALIVE: Duration = Duration::from_secs(5);
 
+/// How long a server stays by itself after it has found a Redis that has forgotten: until the others have found it too, and brought what they know.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long Redis remembers who has been there.
+const REMEMBER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The subject to which the list of servers belongs.
+const SERVERS: &str = "servers";
+
 static PRESENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("presence.lua")));
 
+/// A connection that works.
+struct Found {
+    link: Link,
+    master: Option<Address>,
+    /// Whether a node does not know this server: it is new, or has forgotten what it knew.
+    has_forgotten: bool,
+}
+
 impl Redis {
-    /// Says again and again that this server is alive, counts the others, and finds Redis again when it was away. Never ends.
-    pub async fn watch(&self) {
-        let server = Uuid::new_v4().to_string();
+    /// Says again and again that this server is alive, counts the others, and finds Redis again when it was away, or when the sentinels have made
+    /// another server the master. Never ends.
+    ///
+    /// `take_over` takes to Redis what happened without it ([`Redis::early_attempt`]); until it has, requests go on without. Where Redis has forgotten
+    /// what it knew, all servers do so before any goes back: what one has admitted by itself must count before another admits anything anew.
+    pub async fn watch<F: Future<Output = ()>>(&self, take_over: impl Fn() -> F) {
         loop {
-            match self.attempt() {
+            match self.attempt(SERVERS) {
                 Ok(attempt) => {
                     let mut connection = attempt.connection();
-                    if let Ok(servers) = attempt.answer(self.present(&server, &mut connection)).await {
+                    if let Ok(servers) = attempt.answer(self.present(&mut connection)).await {
                         self.shared.servers.store(servers.max(1), Ordering::Relaxed);
+                        if self.has_another_master().await {
+                            self.go_back(&take_over).await;
+                        }
                     }
                 }
-                Err(Away) => self.connect().await,
+                Err(_) => self.go_back(&take_over).await,
             }
-            sleep(if self.is_away() { SEARCH } else { INTERVAL }).await;
+            sleep(if self.link(false).is_some() { INTERVAL } else { SEARCH }).await;
         }
     }
 
-    /// Makes a new connection, since the old one may be dead, and uses it from now on if Redis does over it what requests ask, in their time.
+    /// Makes a connection that requests use from now on, if Redis does over it what they ask, in their time.
     pub async fn connect(&self) {
-        match self.try_connect().await {
-            Ok(connection) => {
-                *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
-                self.shared.note_answer();
-                if self.shared.is_away.swap(false, Ordering::AcqRel) {
-                    tracing::info!("Redis is back");
-                }
-            }
-            Err(error) => self.open_breaker(&error),
+        match self.find().await {
+            Ok(Found { link, master, .. }) => self.set(Line::Up(link, master)),
+            Err(error) => self.open_breaker(None, &error),
         }
     }
 
-    async fn try_connect(&self) -> Result<ConnectionManager, Error> {
-        let mut connection =
-            timeout(self.timeout, ConnectionManager::new_with_config(self.client.clone(), manager(self.timeout))).await??;
-        // It is one that takes writes.
-        let key = format!("{}:looked_for", self.prefix);
-        timeout(BUDGET, cmd("SET").arg(key).arg(1).arg("PX").arg(1000).query_async::<()>(&mut connection)).await??;
-        Ok(connection)
+    /// As [`Redis::connect`], after Redis was away.
+    async fn go_back<F: Future<Output = ()>>(&self, take_over: impl Fn() -> F) {
+        let Found { link, master, has_forgotten } = match self.find().await {
+            Ok(found) => found,
+            Err(error) => return self.open_breaker(None, &error),
+        };
+        self.set(Line::Found(link.clone()));
+        // The database, which it may need as well, must not hold this up. The others count this server again, too.
+        let take_over = || async {
+            let mut connection = link.connection.clone();
+            timeout(self.timeout, async { tokio::join!(self.present(&mut connection), take_over()) }).await
+        };
+        let mut is_taken = take_over().await.is_ok();
+        if has_forgotten {
+            sleep(SETTLE).await;
+            is_taken &= take_over().await.is_ok();
+        }
+        if !is_taken {
+            tracing::warn!("what happened while Redis was away could not be taken there in time");
+        }
+        let mut line = self.shared.line.write().unwrap_or_else(PoisonError::into_inner);
+        // Unless it has failed again.
+        if matches!(&*line, Line::Found(_)) {
+            *line = Line::Up(link, master);
+            tracing::info!("Redis is back");
+        }
+    }
+
+    fn set(&self, line: Line) {
+        *self.shared.line.write().unwrap_or_else(PoisonError::into_inner) = line;
+    }
+
+    async fn find(&self) -> Result<Found, Error> {
+        let (link, master, has_forgotten) = timeout(self.timeout, async {
+            let (link, master) = self.shared.way.connect(self.timeout).await?;
+            // Once to have all connections made, and once more in the time that requests have.
+            let has_forgotten = self.write_everywhere(&link).await?.contains(&None);
+            Ok::<_, Error>((link, master, has_forgotten))
+        })
+        .await??;
+        timeout(BUDGET, self.write_everywhere(&link)).await??;
+        Ok(Found { link, master, has_forgotten })
+    }
+
+    /// Writes down at each node that this server has been there; returns what the nodes knew of that.
+    async fn write_everywhere(&self, link: &Link) -> Result<Vec<Option<String>>, RedisError> {
+        let remember = u64::try_from(REMEMBER.as_millis()).unwrap_or(u64::MAX);
+        try_join_all(link.nodes.tags().into_iter().map(|tag| {
+            let (key, mut connection) = (self.key(&tag, &format!("seen:{}", self.shared.server)), link.connection.clone());
+            async move { cmd("SET").arg(key).arg(1).arg("PX").arg(remember).arg("GET").query_async(&mut connection).await }
+        }))
+        .await
+    }
+
+    /// Whether more than half of the sentinels name another master than the one in use, which may be cut off from them and not know yet that it no
+    /// longer is the master.
+    async fn has_another_master(&self) -> bool {
+        let Way::Sentinel(sentinels) = &self.shared.way else { return false };
+        let Ok((address, true)) = sentinels.address(self.timeout).await else { return false };
+        let line = self.shared.line.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*line, Line::Up(_, Some(master)) if *master != address)
     }
 
     /// Says that this server is alive; returns how many are.
-    async fn present(&self, server: &str, connection: &mut ConnectionManager) -> Result<usize, RedisError> {
+    async fn present(&self, connection: &mut Connection) -> Result<usize, RedisError> {
         let alive = u64::try_from(ALIVE.as_millis()).unwrap_or(u64::MAX);
-        PRESENCE.key(format!("{}:servers", self.prefix)).arg(server).arg(alive).invoke_async(connection).await
+        PRESENCE.key(self.key(SERVERS, "alive")).arg(self.shared.server.to_string()).arg(alive).invoke_async(connection).await
     }
 }

@@ -1,17 +1,25 @@
 //! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, or by this server alone while Redis is away.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::ready,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream};
 
 use super::headers::{Told, too_many};
 use crate::{
     api::Error,
     config::RedisFailure,
-    limits::{Admission, Guard, Limits, Local, Refused, Standing, Verdict, Window, refused::Refusal},
+    limits::{Admission, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window, refused::Refusal},
     redis::{Away, Redis},
 };
 
 /// The length of all windows.
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// How many windows are charged at the same time when Redis is back.
+const TOGETHER: usize = 32;
 
 /// Decides.
 pub(super) struct Decider {
@@ -50,7 +58,7 @@ impl Decider {
         if let Some(refusal) = self.refused.get(&name, Instant::now()) {
             return Err(refuse(&refusal, "default"));
         }
-        let Ok(attempt) = self.redis.attempt() else { return self.without_redis() };
+        let Ok(attempt) = self.redis.attempt(subject) else { return self.without_redis() };
         let mut connection = attempt.connection();
         match attempt.answer(self.limits.admit(&mut connection, subject, guard, windows)).await {
             Ok(Admission::Admitted { standings }) => Ok(Decision::In(told("default", standings.first().copied().flatten()))),
@@ -81,13 +89,26 @@ impl Decider {
         }
     }
 
+    /// Charges in Redis what this server has admitted by itself, as far as there is room.
+    pub(super) async fn take_over(&self) {
+        let charges = self.local.owed().into_iter().map(async |Owed { subject, window }| {
+            let attempt = self.redis.early_attempt(&subject)?;
+            let mut connection = attempt.connection();
+            let charged = attempt.answer(self.limits.charge(&mut connection, &subject, window)).await;
+            charged.map(|()| self.local.paid(&subject, &window))
+        });
+        if stream::iter(charges).buffer_unordered(TOGETHER).any(|charged| ready(charged.is_err())).await {
+            tracing::debug!("not all that was admitted without Redis could be charged there");
+        }
+    }
+
     /// How a window stands, with nothing taken.
     ///
     /// # Errors
     ///
     /// 503 while Redis is away.
     pub(super) async fn standing(&self, subject: &str, window: Window) -> Result<Option<Standing>, Error> {
-        let attempt = self.redis.attempt().map_err(away)?;
+        let attempt = self.redis.attempt(subject).map_err(away)?;
         let mut connection = attempt.connection();
         let windows = [window];
         let standings = attempt.answer(self.limits.standing(&mut connection, subject, &windows)).await.map_err(away)?;
@@ -100,7 +121,7 @@ impl Decider {
     ///
     /// 503 while Redis is away.
     pub(super) async fn reset(&self, subject: &str, name: &str) -> Result<(), Error> {
-        let attempt = self.redis.attempt().map_err(away)?;
+        let attempt = self.redis.attempt(subject).map_err(away)?;
         let mut connection = attempt.connection();
         attempt.answer(self.limits.reset(&mut connection, subject, &[name])).await.map_err(away)?;
         self.refused.forget(&format!("{subject} {name}"));

@@ -178,11 +178,21 @@ impl Gate {
     pub async fn tend(&self) {
         loop {
             sleep(RECONCILE).await;
-            if let Err(error) = self.0.keys.reconcile().await {
-                let error: &dyn std::error::Error = &error;
-                tracing::debug!(error, "keys could not be reconciled");
-            }
+            self.reconcile().await;
             self.0.last_used.write(&self.0.keys).await;
+        }
+    }
+
+    /// Takes to Redis what happened without it: changes of keys, and what this server has admitted by itself.
+    pub async fn take_over(&self) {
+        self.reconcile().await;
+        self.0.decider.take_over().await;
+    }
+
+    async fn reconcile(&self) {
+        if let Err(error) = self.0.keys.reconcile().await {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "keys could not be reconciled");
         }
     }
 

@@ -54,6 +54,10 @@ pub(super) async fn start(folder: &Folder, programs: &Programs, processes: &mut 
     };
     processes.start(&[program])?;
     let redis = Redis::new(&stores::redis(&socket)?)?;
-    until_ready(NAME, &log, START, async || redis.ping().await.is_ok()).await?;
+    until_ready(NAME, &log, START, async || {
+        redis.connect().await;
+        redis.ping().await.is_ok()
+    })
+    .await?;
     Ok(socket)
 }

@@ -86,7 +86,7 @@ pub(super) fn maintenance(sockets: &Path) -> anyhow::Result<Settings> {
 
 /// The settings with which Redis is reached.
 pub(super) fn redis(socket: &Path) -> anyhow::Result<Settings> {
-    load(vec![("redis_url".to_owned(), redis_url(socket)), ("redis_pool_size".to_owned(), "1".to_owned())])
+    load(vec![("redis_url".to_owned(), redis_url(socket))])
 }
 
 fn load(flags: Vec<(String, String)>) -> anyhow::Result<Settings> {

@@ -1,4 +1,4 @@
-//! A way to a real store that can be cut, and that can speak TLS in front of PostgreSQL.
+//! A way to a real store that can be cut, be slow or fall silent, and that can speak TLS in front of PostgreSQL.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{TestDatabase, store_url};
+use super::{RedisServer, TestDatabase, store_url};
 
 /// PostgreSQL's request for TLS: the length and the code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -61,11 +61,20 @@ enum Target {
     Unix(String),
 }
 
+/// How bytes are passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// At once there, and answers this much later.
+    Late(Duration),
+    /// Not at all, either way, and without a word.
+    Silent,
+}
+
 /// The proxy.
 pub(crate) struct Proxy {
     address: SocketAddr,
     whole: watch::Sender<bool>,
-    slow: watch::Sender<Duration>,
+    manner: watch::Sender<Manner>,
     encrypted: Arc<AtomicBool>,
 }
 
@@ -90,27 +99,32 @@ impl Proxy {
         Self::start(target, None).await
     }
 
+    /// In front of a Redis of the test's own.
+    pub(crate) async fn to(redis: &RedisServer) -> Self {
+        Self::start(Target::Tcp(redis.address()), None).await
+    }
+
     async fn start(target: Target, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let whole = watch::Sender::new(true);
-        let slow = watch::Sender::new(Duration::ZERO);
-        let slowness = slow.subscribe();
+        let manner = watch::Sender::new(Manner::Late(Duration::ZERO));
+        let manners = manner.subscribe();
         let encrypted = Arc::new(AtomicBool::new(false));
         let (watch, seen) = (whole.clone(), encrypted.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (target, acceptor, mut state, seen) = (target.clone(), acceptor.clone(), watch.subscribe(), seen.clone());
-                let slowness = slowness.clone();
+                let manners = manners.clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = state.wait_for(|whole| !whole) => {}
-                        _ = forward(stream, target, acceptor, &slowness, &seen) => {}
+                        _ = forward(stream, target, acceptor, &manners, &seen) => {}
                     }
                 });
             }
         });
-        Self { address, whole, slow, encrypted }
+        Self { address, whole, manner, encrypted }
     }
 
     /// Ends all connections and lets no new one live.
@@ -125,7 +139,12 @@ impl Proxy {
 
     /// Answers come this much later from now on; half an hour is for ever.
     pub(crate) fn slow_down(&self, by: Duration) {
-        self.slow.send_replace(by);
+        self.manner.send_replace(Manner::Late(by));
+    }
+
+    /// As a peer that vanished without a word, until [`Proxy::slow_down`]: nothing arrives, and connections stay open.
+    pub(crate) fn fall_silent(&self) {
+        self.manner.send_replace(Manner::Silent);
     }
 
     /// Whether the last connection that began to talk was encrypted.
@@ -160,59 +179,72 @@ async fn forward(
     mut stream: TcpStream,
     target: Target,
     acceptor: Option<TlsAcceptor>,
-    slowness: &watch::Receiver<Duration>,
+    manners: &watch::Receiver<Manner>,
     encrypted: &AtomicBool,
 ) -> io::Result<()> {
     let mut first = [0; 8];
     stream.peek(&mut first).await?;
     if first != SSL_REQUEST {
         encrypted.store(false, Ordering::SeqCst);
-        return join(stream, target, slowness).await;
+        return join(stream, target, manners).await;
     }
     stream.read_exact(&mut first).await?;
     match acceptor {
         None => {
             stream.write_all(b"N").await?;
             encrypted.store(false, Ordering::SeqCst);
-            join(stream, target, slowness).await
+            join(stream, target, manners).await
         }
         Some(acceptor) => {
             stream.write_all(b"S").await?;
             let stream = acceptor.accept(stream).await?;
             encrypted.store(true, Ordering::SeqCst);
-            join(stream, target, slowness).await
+            join(stream, target, manners).await
         }
     }
 }
 
-async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, slowness: &watch::Receiver<Duration>) -> io::Result<()> {
+async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, manners: &watch::Receiver<Manner>) -> io::Result<()> {
     match target {
-        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, slowness).await,
-        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, slowness).await,
+        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, manners).await,
+        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, manners).await,
     }
 }
 
 async fn both_ways(
     near: impl AsyncRead + AsyncWrite,
     far: impl AsyncRead + AsyncWrite,
-    slowness: &watch::Receiver<Duration>,
+    manners: &watch::Receiver<Manner>,
 ) -> io::Result<()> {
-    let ((mut near_reader, mut near_writer), (mut far_reader, mut far_writer)) = (tokio::io::split(near), tokio::io::split(far));
-    let there = async {
-        tokio::io::copy(&mut near_reader, &mut far_writer).await?;
-        far_writer.shutdown().await
-    };
-    let back = async {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            let length = far_reader.read(&mut buffer).await?;
-            if length == 0 {
-                return near_writer.shutdown().await;
-            }
-            let delay = *slowness.borrow();
-            tokio::time::sleep(delay).await;
-            near_writer.write_all(&buffer[..length]).await?;
-        }
-    };
+    let ((near_reader, near_writer), (far_reader, far_writer)) = (tokio::io::split(near), tokio::io::split(far));
+    let there = pass(near_reader, far_writer, manners.clone(), false);
+    let back = pass(far_reader, near_writer, manners.clone(), true);
     tokio::try_join!(there, back).map(drop)
+}
+
+/// One way.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut manners: watch::Receiver<Manner>,
+    is_back: bool,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        let manner = *manners.borrow();
+        match manner {
+            Manner::Late(by) if is_back => tokio::time::sleep(by).await,
+            Manner::Late(_) => {}
+            Manner::Silent => {
+                // What was sent meanwhile is lost, and so is the connection once anybody speaks again.
+                manners.wait_for(|manner| *manner != Manner::Silent).await.map_err(io::Error::other)?;
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
 }

@@ -1,0 +1,105 @@
+//! Redis servers of a test's own: nodes of a cluster, a master with its replica, sentinels.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use redis::{FromRedisValue, RedisResult, cmd};
+
+use super::{eventually, free_port};
+
+/// A Redis server on a free port of loopback, in a folder of its own. Killed when it is dropped.
+pub(crate) struct RedisServer {
+    pub(crate) port: u16,
+    arguments: Vec<String>,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl RedisServer {
+    /// Starts one that keeps nothing on disk.
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let own = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+        Self::start_with(own.iter().chain(arguments).map(|&argument| argument.to_owned()).collect(), None).await
+    }
+
+    /// Starts a node of a cluster.
+    pub(crate) async fn start_node() -> Self {
+        let bus = free_port().to_string();
+        Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus]).await
+    }
+
+    /// Starts a sentinel with this configuration.
+    pub(crate) async fn start_sentinel(configuration: &str) -> Self {
+        Self::start_with(vec!["--sentinel".to_owned()], Some(configuration)).await
+    }
+
+    async fn start_with(mut arguments: Vec<String>, configuration: Option<&str>) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        if let Some(configuration) = configuration {
+            let file = folder.path().join("redis.conf");
+            std::fs::write(&file, configuration).expect("the configuration is written");
+            arguments.insert(0, file.display().to_string());
+        }
+        let child = spawn(port, &arguments, folder.path());
+        let server = Self { port, arguments, folder, child };
+        server.until_it_answers().await;
+        server
+    }
+
+    pub(crate) async fn until_it_answers(&self) {
+        eventually("a Redis server answers", || async { self.ask::<String>(&["PING"]).await.is_ok() }).await;
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Asks it something over a new connection.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+        let client = redis::Client::open(format!("redis://{}", self.address()))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), signal).expect("the process is there");
+    }
+
+    /// As `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts it again, on the same port and in the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.start_again();
+        self.until_it_answers().await;
+    }
+
+    /// As [`RedisServer::restart`], without waiting until it answers.
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(self.port, &self.arguments, self.folder.path());
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, arguments: &[String], folder: &Path) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(arguments).args(["--port", &port.to_string(), "--bind", "127.0.0.1"]).arg("--dir").arg(folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server is in PATH and starts")
+}
