@@ -11,6 +11,7 @@
 //! | [`record`] | what a server must know of a key to let it in |
 //! | [`store`] | keys and users in PostgreSQL, which is the truth about them |
 //! | [`live`] | the copy of keys in Redis, which servers look at with every request |
+//! | [`tokens`] | short-lived tokens, which are in Redis only |
 //! | [`address`] | where a request comes from, behind trusted proxies |
 //! | [`proxy_protocol`] | the same from load balancers that do not look into HTTP |
 
@@ -26,6 +27,7 @@ pub mod permission;
 pub mod proxy_protocol;
 pub mod record;
 pub mod store;
+pub mod tokens;
 mod verified;
 pub mod verifier;
 
@@ -35,7 +37,8 @@ pub use error::{Error, Result};
 pub use hash::KeyHash;
 pub use key::{Key, KeyId, Malformed, Token};
 pub use keys::Keys;
-pub use permission::{Decision, Grants, Power, Role, Scope, Scopes, Visible};
+pub use permission::{Bounds, Decision, Grants, Power, Role, Scope, Scopes, Visible};
 pub use record::{Owner, Record};
 pub use store::{KeyInfo, NewKey, Store, User};
+pub use tokens::{HeldToken, Tokens};
 pub use verifier::{Busy, Stored, Verifier};

@@ -19,6 +19,7 @@ pub mod projects;
 pub mod reply;
 pub mod routes;
 pub mod tasks;
+pub mod tokens;
 pub mod types;
 pub mod users;
 
@@ -55,7 +56,7 @@ enum Tag {
     Jobs,
     /// The machines that run jobs.
     Clients,
-    /// Keys, users and limits.
+    /// Keys, tokens, users and limits.
     Access,
 }
 
@@ -86,6 +87,7 @@ fn operations(state: &State, batch_limit: usize) -> impl OpenApi + 'static {
         jobs::Api { jobs, tasks, batch_limit },
         clients::Api { clients: queue::clients::Store::new(database) },
         keys::Api { gate: gate.clone() },
+        tokens::Api { gate: gate.clone() },
         users::Api { gate },
     )
 }

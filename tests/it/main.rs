@@ -18,3 +18,4 @@ mod permissions;
 mod schema;
 mod stores;
 mod support;
+mod tokens;

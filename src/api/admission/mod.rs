@@ -5,7 +5,8 @@
 //! 3. A key that this server has verified: one script call looks at its record and decides its window. Nothing else is asked.
 //! 4. Any other key: first the address's windows (requests, and failed authentications, which are fewer), then the record, then argon2, then the key's
 //!    window. Unknown, wrong, expired and revoked keys are told the same.
-//! 5. No key: the address's window, then 401 where the operation needs a key.
+//! 5. A token (`token.rs`) in place of a key: whose it is, and then as a key of which nothing but its record is to be known.
+//! 6. No key: the address's window, then 401 where the operation needs a key.
 //!
 //! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
 //!
@@ -17,6 +18,7 @@ mod decide;
 mod headers;
 mod last_used;
 mod principal;
+mod token;
 
 use std::{
     sync::Arc,
@@ -35,8 +37,8 @@ pub use principal::{Principal, Who};
 use super::Error;
 use crate::{
     access::{
-        self, Busy, ClientAddress, ConfiguredKeys, Key, KeyId, KeyInfo, Keys, Record, Store, Stored, TrustedProxies, Verifier,
-        address::NotANetwork,
+        self, Busy, ClientAddress, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Stored, Token, Tokens,
+        TrustedProxies, Verifier, address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
     limits::{Guard, Window},
@@ -47,7 +49,7 @@ use decide::{Decider, Decision, window};
 use headers::Told;
 use last_used::LastUsed;
 
-/// How many keys a server knows at a time.
+/// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
 
 /// How many argon2 runs may wait for their turn.
@@ -74,9 +76,12 @@ struct Inner {
     failures: u32,
     configured: ConfiguredKeys,
     keys: Keys,
+    tokens: Tokens,
     verifier: Verifier,
     /// As they were when this server last looked. Whether they still are is decided with every request.
     known: Cache<KeyId, Arc<Record>>,
+    /// The tokens that were met here, by their digests.
+    held: Cache<[u8; 32], Arc<HeldToken>>,
     /// What PostgreSQL said, and when.
     fresh: Cache<KeyId, (Instant, Option<Arc<Record>>)>,
     decider: Decider,
@@ -124,8 +129,10 @@ impl Gate {
             failures: settings.auth_failures_per_minute,
             configured: ConfiguredKeys::new(&settings.api_keys),
             keys: Keys::new(Store::new(database), redis.clone()),
+            tokens: Tokens::new(redis.clone()),
             verifier: Verifier::new(runs, WAITING),
             known: Cache::new(KNOWN_KEYS),
+            held: Cache::new(KNOWN_KEYS),
             fresh: Cache::new(KNOWN_KEYS),
             decider: Decider::new(redis, settings.redis_failure),
             last_used: LastUsed::default(),
@@ -148,6 +155,11 @@ impl Gate {
     /// What verifies them.
     pub fn verifier(&self) -> &Verifier {
         &self.0.verifier
+    }
+
+    /// The tokens that it knows.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
     }
 
     /// How a key's window stands, with nothing taken.
@@ -203,10 +215,11 @@ impl Gate {
                 Err(error) => Err(error),
             },
             Some(None) => Err(unauthorized()),
-            Some(Some(text)) => match Key::parse(&text) {
-                Ok(key) => inner.with_key(&key, address).await,
-                Err(_) if inner.configured.is_empty() => Err(unauthorized()),
-                Err(_) => inner.with_configured(&text, address).await,
+            Some(Some(text)) => match (Key::parse(&text), Token::parse(&text)) {
+                (Ok(key), _) => inner.with_key(&key, address).await,
+                (Err(_), Ok(token)) => inner.with_token(&token, address).await,
+                (Err(_), Err(_)) if inner.configured.is_empty() => Err(unauthorized()),
+                (Err(_), Err(_)) => inner.with_configured(&text, address).await,
             },
         }
     }
@@ -266,7 +279,7 @@ impl Inner {
             None => self.before_verifying(address).await?,
             Some(version) => {
                 if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
-                    match self.of_key(&record).await? {
+                    match self.of_key(&record, None).await? {
                         Outcome::In(pass) => return Ok(pass),
                         Outcome::Gone => return Err(self.failed(address).await),
                         Outcome::Changed => {}
@@ -281,7 +294,7 @@ impl Inner {
             let is_right = self.verifier.verify(key, stored).await;
             let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
             let Some(record) = record.filter(|_| is_right) else { return Err(self.failed(address).await) };
-            match self.of_key(&record).await? {
+            match self.of_key(&record, None).await? {
                 Outcome::In(pass) => return Ok(pass),
                 Outcome::Gone => return Err(self.failed(address).await),
                 Outcome::Changed => {}
@@ -290,14 +303,15 @@ impl Inner {
         Err(Error::unavailable("This key is being changed. Try again in a moment."))
     }
 
-    /// The window of a key that is right, if its record is still this one and good.
-    async fn of_key(&self, record: &Arc<Record>) -> Result<Outcome, Error> {
+    /// The window of a key that is right, if its record is still this one and good, and the token too that was given in its place.
+    async fn of_key(&self, record: &Arc<Record>, token: Option<Presented<'_>>) -> Result<Outcome, Error> {
         let (subject, windows) = (record.id.to_string(), [window("api", self.limit, 1, true)]);
-        let guard = Guard { version: record.version };
+        let guard = Guard { version: record.version, token: token.map(|token| token.digest) };
         let told = match self.decider.decide(&subject, "api", Some(guard), &windows).await? {
             Decision::In(told) => told,
             Decision::Stale => return Ok(Outcome::Changed),
             Decision::Gone => return Ok(Outcome::Gone),
+            Decision::Alone if token.is_some_and(|token| token.held.ends_at() <= chrono::Utc::now()) => return Ok(Outcome::Gone),
             Decision::Alone => match self.freshly(record.id).await? {
                 Some(now) if !now.is_good(chrono::Utc::now()) => return Ok(Outcome::Gone),
                 Some(now) if now.version == record.version => self.decider.alone(&subject, &windows, record.rate_limit)?,
@@ -307,7 +321,11 @@ impl Inner {
         };
         self.known.insert(record.id, record.clone());
         self.last_used.note(record.id);
-        Ok(Outcome::In(Pass { principal: Principal::of(record), told }))
+        let principal = match token {
+            Some(Presented { held, digest }) => Principal::of_token(record, held, digest),
+            None => Principal::of(record),
+        };
+        Ok(Outcome::In(Pass { principal, told }))
     }
 
     /// The window of a key as it is without a record.
@@ -334,6 +352,13 @@ impl Inner {
         self.fresh.insert(id, (asked, record.clone()));
         Ok(record)
     }
+}
+
+/// A token that was given in place of its key.
+#[derive(Clone, Copy)]
+struct Presented<'a> {
+    held: &'a Arc<HeldToken>,
+    digest: [u8; 32],
 }
 
 enum Outcome {

@@ -66,9 +66,9 @@ mod status;
 mod text;
 mod time;
 
-pub use access::{Grants, Role};
+pub use access::{Grants, Role, TokenScope};
 pub use depends::{Depends, DependsOn};
-pub use number::{Amount, Count, Flag, JobLimit, Limit, OwnerId, Priority, Skip, Whole};
+pub use number::{Amount, Count, Flag, JobLimit, Lifetime, Limit, OwnerId, Priority, Skip, Whole};
 pub use parameters::Parameters;
 pub use status::{JobStatus, ProjectStatus};
 pub use text::{Name, Prose, Text};

@@ -25,6 +25,8 @@ pub type Amount = Whole<0, { i32::MAX as i64 }>;
 pub type Priority = Whole<{ -(i32::MAX as i64) }, { i32::MAX as i64 }>;
 /// Requests a minute, or seconds.
 pub type Count = Whole<0, 10_000_000>;
+/// For how many seconds a token is good: from a minute to a day.
+pub type Lifetime = Whole<60, 86_400>;
 /// 0 or 1.
 pub type Flag = Whole<0, 1>;
 
@@ -142,6 +144,7 @@ documented!(Skip, "skip", range(0, i64::MAX));
 documented!(Amount, "amount", range(0, i64::from(i32::MAX)));
 documented!(Priority, "priority", range(-i64::from(i32::MAX), i64::from(i32::MAX)));
 documented!(Count, "count", range(0, 10_000_000));
+documented!(Lifetime, "lifetime", range(60, 86_400));
 documented!(Flag, "flag", range(0, 1));
 
 #[cfg(test)]

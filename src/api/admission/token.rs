@@ -1,0 +1,50 @@
+//! Requests with a token in place of a key.
+//!
+//! A token's digest is looked for in memory, then, after the address's windows, in Redis. What it says is only whose token it is and what was asked for: its
+//! key's record decides, at the version of this moment, in the same script call that looks whether the token has ended.
+
+use super::{ATTEMPTS, Inner, Outcome, Pass, Presented};
+use crate::{
+    access::{ClientAddress, Token},
+    api::Error,
+    redis::Away,
+};
+
+impl Inner {
+    pub(super) async fn with_token(&self, token: &Token, address: ClientAddress) -> Result<Pass, Error> {
+        let digest = token.digest();
+        let held = match self.held.get(&digest) {
+            Some(held) => held,
+            None => {
+                self.before_verifying(address).await?;
+                let Some(held) = self.tokens.look_up(&digest).await.map_err(away)? else { return Err(self.failed(address).await) };
+                self.held.insert(digest, held.clone());
+                held
+            }
+        };
+        let mut known = self.known.get(&held.key);
+        for _ in 0..ATTEMPTS {
+            let record = match known.take() {
+                Some(record) => Some(record),
+                None => self.look_up(held.key).await?,
+            };
+            let outcome = match record {
+                Some(record) => self.of_key(&record, Some(Presented { held: &held, digest })).await?,
+                None => Outcome::Gone,
+            };
+            match outcome {
+                Outcome::In(pass) => return Ok(pass),
+                Outcome::Changed => {}
+                Outcome::Gone => {
+                    self.held.remove(&digest);
+                    return Err(self.failed(address).await);
+                }
+            }
+        }
+        Err(Error::unavailable("This token's key is being changed. Try again in a moment."))
+    }
+}
+
+fn away(_: Away) -> Error {
+    Error::unavailable("Redis, which holds the tokens, is not available right now. Try again in a moment.")
+}
