@@ -1,4 +1,4 @@
-//! The live copy of keys in Redis, which servers look at with every request.
+//! The live copy of keys in Redis, which servers look at with every request; and the commands for tokens ([`super::tokens`]) and proofs ([`super::proof`]).
 //!
 //! A record is a hash. The script that admits requests reads `version`, `expires_at_ms`, `dead` and `limit` of it (`limits::store`); the other fields are
 //! for a server that meets the key for the first time. Records are kept for [`KEPT`] and then read from PostgreSQL anew, so that whatever may have gone
@@ -105,6 +105,29 @@ pub async fn read_token(connection: &mut (impl ConnectionLike + Send), name: &st
 pub async fn end_token(connection: &mut (impl ConnectionLike + Send), key: &str, name: &str, digest: &[u8; 32]) -> Result<(), RedisError> {
     let () = cmd("ZREM").arg(key).arg(&digest[..]).query_async(connection).await?;
     cmd("DEL").arg(name).query_async(connection).await
+}
+
+/// Reads a key's proof, which is kept for so long from now on.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn read_proof(connection: &mut (impl ConnectionLike + Send), name: &str, kept: Duration) -> Result<Option<Vec<u8>>, RedisError> {
+    cmd("GETEX").arg(name).arg("EX").arg(kept.as_secs()).query_async(connection).await
+}
+
+/// Writes it.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn write_proof(
+    connection: &mut (impl ConnectionLike + Send),
+    name: &str,
+    proof: &[u8; 32],
+    kept: Duration,
+) -> Result<(), RedisError> {
+    cmd("SET").arg(name).arg(&proof[..]).arg("EX").arg(kept.as_secs()).query_async(connection).await
 }
 
 fn record(id: KeyId, mut fields: HashMap<String, String>) -> Option<Record> {

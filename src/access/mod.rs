@@ -8,6 +8,7 @@
 //! | [`verifier`] | whether a key is the one whose hash is stored, at a bounded cost, and remembered |
 //! | [`permission`] | scopes, roles, grants, and what follows from them |
 //! | [`keys`] | keys in both stores: changed in PostgreSQL, then copied to where every server looks |
+//! | [`proof`] | what servers leave for each other of keys that they have verified |
 //! | [`record`] | what a server must know of a key to let it in |
 //! | [`store`] | keys and users in PostgreSQL, which is the truth about them |
 //! | [`live`] | the copy of keys in Redis, which servers look at with every request |
@@ -24,6 +25,7 @@ pub mod key;
 pub mod keys;
 pub mod live;
 pub mod permission;
+pub mod proof;
 pub mod proxy_protocol;
 pub mod record;
 pub mod store;
@@ -38,6 +40,7 @@ pub use hash::KeyHash;
 pub use key::{Key, KeyId, Malformed, Token};
 pub use keys::Keys;
 pub use permission::{Bounds, Decision, Grants, Power, Role, Scope, Scopes, Visible};
+pub use proof::Proofs;
 pub use record::{Owner, Record};
 pub use store::{KeyInfo, NewKey, Store, User};
 pub use tokens::{HeldToken, Tokens};

@@ -14,6 +14,7 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod model;
+mod order;
 mod permissions;
 mod schema;
 mod stores;

@@ -10,12 +10,14 @@
 //!
 //! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
 //!
-//! A key that was verified here is not touched by what its address does wrong; one that was not has to wait with everybody else at that address, a minute
-//! at most.
+//! A key that was verified here is not touched by what its address does wrong. One that was not, and comes from an address that has used up its requests or
+//! failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker is not locked out.
 
 mod credentials;
 mod decide;
 mod headers;
+mod issued;
+mod key;
 mod last_used;
 mod principal;
 mod token;
@@ -30,15 +32,15 @@ use poem::{
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use quick_cache::sync::Cache;
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, time::sleep};
 
 pub use principal::{Principal, Who};
 
 use super::Error;
 use crate::{
     access::{
-        self, Busy, ClientAddress, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Stored, Token, Tokens,
-        TrustedProxies, Verifier, address::NotANetwork,
+        self, ClientAddress, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Token, Tokens, TrustedProxies, Verifier,
+        address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
     limits::{Guard, Window},
@@ -47,6 +49,7 @@ use crate::{
 };
 use decide::{Decider, Decision, window};
 use headers::Told;
+use issued::Issued;
 use last_used::LastUsed;
 
 /// How many keys a server knows at a time, and how many tokens.
@@ -60,6 +63,9 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// How often changes of keys are copied to Redis again, and last uses written.
 const RECONCILE: Duration = Duration::from_secs(5);
+
+/// How many tokens from addresses over their limit are looked for at a time.
+const HEARINGS: usize = 8;
 
 /// How often a key may change while it is being looked at.
 const ATTEMPTS: usize = 5;
@@ -86,6 +92,9 @@ struct Inner {
     fresh: Cache<KeyId, (Instant, Option<Arc<Record>>)>,
     decider: Decider,
     last_used: LastUsed,
+    issued: Issued,
+    /// As many tokens may be looked for at a time that come from addresses over their limit.
+    hearings: Semaphore,
 }
 
 /// How a key's window stands.
@@ -136,6 +145,8 @@ impl Gate {
             fresh: Cache::new(KNOWN_KEYS),
             decider: Decider::new(redis, settings.redis_failure),
             last_used: LastUsed::default(),
+            issued: Issued::default(),
+            hearings: Semaphore::new(HEARINGS),
         })))
     }
 
@@ -190,11 +201,30 @@ impl Gate {
     pub async fn tend(&self) {
         loop {
             sleep(RECONCILE).await;
-            if let Err(error) = self.0.keys.reconcile().await {
-                let error: &dyn std::error::Error = &error;
-                tracing::debug!(error, "keys could not be reconciled");
+            match self.0.keys.reconcile().await {
+                Ok(changed) => self.0.issued.add(changed),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::debug!(error, "keys could not be reconciled");
+                    // Some may be missed.
+                    self.0.issued.is_old();
+                }
             }
+            self.learn().await;
             self.0.last_used.write(&self.0.keys).await;
+        }
+    }
+
+    /// Learns which keys there are, and what servers share, if it does not know.
+    pub async fn learn(&self) {
+        if let Err(error) = self.0.keys.proofs.prepare().await {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "the fleet's secret could not be read");
+        }
+        if self.0.issued.wants_all()
+            && let Ok(ids) = self.0.keys.store.good_ids(Issued::MOST).await
+        {
+            self.0.issued.set(ids);
         }
     }
 
@@ -241,10 +271,14 @@ impl Inner {
 
     /// What an address may do, with or without Redis.
     async fn of_address(&self, address: ClientAddress, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
-        let subject = format!("a:{address}");
-        match self.decider.decide(&subject, class, None, windows).await? {
+        self.without_record(&format!("a:{address}"), class, windows).await
+    }
+
+    /// What a subject may do of which nothing is recorded.
+    async fn without_record(&self, subject: &str, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
+        match self.decider.decide(subject, class, None, windows).await? {
             Decision::In(told) => Ok(told),
-            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, windows, None),
+            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(subject, windows, None),
         }
     }
 
@@ -266,41 +300,8 @@ impl Inner {
         let windows = [window("failures", self.failures, 0, false)];
         self.of_address(address, "verify", &windows).await?;
         let Some(position) = self.configured.position(text) else { return Err(self.failed(address).await) };
-        let (subject, windows) = (format!("c:{position}"), [window("api", self.limit, 1, false)]);
-        let told = match self.decider.decide(&subject, "api", None, &windows).await? {
-            Decision::In(told) => told,
-            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, &windows, None)?,
-        };
+        let told = self.without_record(&format!("c:{position}"), "api", &[window("api", self.limit, 1, false)]).await?;
         Ok(Pass { principal: Principal::configured(), told })
-    }
-
-    async fn with_key(&self, key: &Key, address: ClientAddress) -> Result<Pass, Error> {
-        match self.verifier.verified_version(key) {
-            None => self.before_verifying(address).await?,
-            Some(version) => {
-                if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
-                    match self.of_key(&record, None).await? {
-                        Outcome::In(pass) => return Ok(pass),
-                        Outcome::Gone => return Err(self.failed(address).await),
-                        Outcome::Changed => {}
-                    }
-                }
-            }
-        }
-        for _ in 0..ATTEMPTS {
-            let record = self.look_up(key.id()).await?;
-            let hash = record.as_ref().and_then(|record| record.key_hash());
-            let stored = record.as_ref().zip(hash.as_ref()).map(|(record, hash)| Stored { version: record.version, hash });
-            let is_right = self.verifier.verify(key, stored).await;
-            let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
-            let Some(record) = record.filter(|_| is_right) else { return Err(self.failed(address).await) };
-            match self.of_key(&record, None).await? {
-                Outcome::In(pass) => return Ok(pass),
-                Outcome::Gone => return Err(self.failed(address).await),
-                Outcome::Changed => {}
-            }
-        }
-        Err(Error::unavailable("This key is being changed. Try again in a moment."))
     }
 
     /// The window of a key that is right, if its record is still this one and good, and the token too that was given in its place.

@@ -3,6 +3,8 @@
 //! A token's digest is looked for in memory, then, after the address's windows, in Redis. What it says is only whose token it is and what was asked for: its
 //! key's record decides, at the version of this moment, in the same script call that looks whether the token has ended.
 
+use poem::http::StatusCode;
+
 use super::{ATTEMPTS, Inner, Outcome, Pass, Presented};
 use crate::{
     access::{ClientAddress, Token},
@@ -16,8 +18,21 @@ impl Inner {
         let held = match self.held.get(&digest) {
             Some(held) => held,
             None => {
-                self.before_verifying(address).await?;
-                let Some(held) = self.tokens.look_up(&digest).await.map_err(away)? else { return Err(self.failed(address).await) };
+                let refused = match self.before_verifying(address).await {
+                    Ok(()) => None,
+                    // Who shares an address with an attacker is not locked out, as long as not many ask at a time.
+                    Err(refusal) if refusal.status() == StatusCode::TOO_MANY_REQUESTS => match self.hearings.try_acquire() {
+                        Ok(place) => Some((refusal, place)),
+                        Err(_) => return Err(refusal),
+                    },
+                    Err(refusal) => return Err(refusal),
+                };
+                let Some(held) = self.tokens.look_up(&digest).await.map_err(away)? else {
+                    return Err(match refused {
+                        Some((refusal, _)) => refusal,
+                        None => self.failed(address).await,
+                    });
+                };
                 self.held.insert(digest, held.clone());
                 held
             }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,7 @@ pub(crate) struct Proxy {
     whole: watch::Sender<bool>,
     slow: watch::Sender<Duration>,
     encrypted: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -97,20 +98,21 @@ impl Proxy {
         let slow = watch::Sender::new(Duration::ZERO);
         let slowness = slow.subscribe();
         let encrypted = Arc::new(AtomicBool::new(false));
-        let (watch, seen) = (whole.clone(), encrypted.clone());
+        let asked = Arc::new(AtomicU64::new(0));
+        let (watch, seen, counter) = (whole.clone(), encrypted.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (target, acceptor, mut state, seen) = (target.clone(), acceptor.clone(), watch.subscribe(), seen.clone());
-                let slowness = slowness.clone();
+                let (slowness, counter) = (slowness.clone(), counter.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = state.wait_for(|whole| !whole) => {}
-                        _ = forward(stream, target, acceptor, &slowness, &seen) => {}
+                        _ = forward(stream, target, acceptor, &slowness, &seen, &counter) => {}
                     }
                 });
             }
         });
-        Self { address, whole, slow, encrypted }
+        Self { address, whole, slow, encrypted, asked }
     }
 
     /// Ends all connections and lets no new one live.
@@ -131,6 +133,11 @@ impl Proxy {
     /// Whether the last connection that began to talk was encrypted.
     pub(crate) fn last_was_encrypted(&self) -> bool {
         self.encrypted.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes were sent to the store.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     /// The database's URL through this proxy.
@@ -162,33 +169,39 @@ async fn forward(
     acceptor: Option<TlsAcceptor>,
     slowness: &watch::Receiver<Duration>,
     encrypted: &AtomicBool,
+    asked: &AtomicU64,
 ) -> io::Result<()> {
     let mut first = [0; 8];
     stream.peek(&mut first).await?;
     if first != SSL_REQUEST {
         encrypted.store(false, Ordering::SeqCst);
-        return join(stream, target, slowness).await;
+        return join(stream, target, slowness, asked).await;
     }
     stream.read_exact(&mut first).await?;
     match acceptor {
         None => {
             stream.write_all(b"N").await?;
             encrypted.store(false, Ordering::SeqCst);
-            join(stream, target, slowness).await
+            join(stream, target, slowness, asked).await
         }
         Some(acceptor) => {
             stream.write_all(b"S").await?;
             let stream = acceptor.accept(stream).await?;
             encrypted.store(true, Ordering::SeqCst);
-            join(stream, target, slowness).await
+            join(stream, target, slowness, asked).await
         }
     }
 }
 
-async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, slowness: &watch::Receiver<Duration>) -> io::Result<()> {
+async fn join(
+    stream: impl AsyncRead + AsyncWrite,
+    target: Target,
+    slowness: &watch::Receiver<Duration>,
+    asked: &AtomicU64,
+) -> io::Result<()> {
     match target {
-        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, slowness).await,
-        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, slowness).await,
+        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, slowness, asked).await,
+        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, slowness, asked).await,
     }
 }
 
@@ -196,11 +209,19 @@ async fn both_ways(
     near: impl AsyncRead + AsyncWrite,
     far: impl AsyncRead + AsyncWrite,
     slowness: &watch::Receiver<Duration>,
+    asked: &AtomicU64,
 ) -> io::Result<()> {
     let ((mut near_reader, mut near_writer), (mut far_reader, mut far_writer)) = (tokio::io::split(near), tokio::io::split(far));
     let there = async {
-        tokio::io::copy(&mut near_reader, &mut far_writer).await?;
-        far_writer.shutdown().await
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let length = near_reader.read(&mut buffer).await?;
+            if length == 0 {
+                return far_writer.shutdown().await;
+            }
+            asked.fetch_add(length as u64, Ordering::SeqCst);
+            far_writer.write_all(&buffer[..length]).await?;
+        }
     };
     let back = async {
         let mut buffer = vec![0; 64 * 1024];
