@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod addresses;
 mod admission;
 mod bounds;
 mod claims;
