@@ -1,6 +1,9 @@
 //! The order of the steps that a request goes through before it is let in, and what each of them costs the stores.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use redis::AsyncCommands as _;
@@ -204,6 +207,48 @@ async fn an_attacker_locks_nobody_out_who_shares_their_address() {
         }
         process.api.with_key(seen.expose()).get("/projects").await.expect(200);
     }
+}
+
+/// Wrong keys from many addresses keep argon2 busy. Keys that the fleet knows do not wait for it, on a server that has just been started either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_keys_come_in_while_wrong_ones_keep_argon2_busy() {
+    let database = TestDatabase::new().await;
+    let environment = [("DISABLE_AUTH", "false"), ("TRUSTED_PROXIES", "127.0.0.0/8")];
+    let keys = join_all((0..10).map(|_| make_key(&database, Grants::All(Role::Reader)))).await;
+    let first = Process::start_with(&database, &environment).await;
+    for key in &keys {
+        first.api.with_key(key.expose()).get("/projects").await.expect(200);
+    }
+    let second = Process::start_with(&database, &environment).await;
+    let (busy, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let attack = async {
+        let attackers = (0..150).map(|n| {
+            let (api, busy, over) = (&second.api, &busy, &over);
+            async move {
+                for round in 0.. {
+                    let (key, address) = (Key::generate(KeyId::make()), format!("20.0.{n}.{}", round % 256));
+                    let headers = [("x-api-key", key.expose()), ("x-forwarded-for", &address)];
+                    match api.send_with(Method::GET, "/projects", &headers, Vec::new()).await.status {
+                        401 => {}
+                        503 => busy.store(true, Ordering::Relaxed),
+                        status => panic!("{status}"),
+                    }
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+        });
+        join_all(attackers).await;
+    };
+    let owners = async {
+        eventually("argon2 has more to do than it can", || async { busy.load(Ordering::Relaxed) }).await;
+        for key in &keys {
+            second.api.with_key(key.expose()).get("/projects").await.expect(200);
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(attack, owners);
 }
 
 /// What servers leave for each other in Redis is no key, opens nothing with another key or another hash, and is not needed.
