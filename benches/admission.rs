@@ -178,7 +178,8 @@ async fn bare(port: &str) {
 async fn project(Path(id): Path<i64>, Data(stores): Data<&Stores>) -> Response {
     const GET: &str = "select id, name, description, status, created_at, updated_at from projects where id = $1";
     let window = Window { name: "api", limit: 600, length: Duration::from_secs(60), weight: 1, own_limit: true };
-    let admitted = stores.limits.admit(&mut stores.redis.clone(), &stores.key, Some(Guard { version: 1 }), &[window]).await.unwrap();
+    let admitted =
+        stores.limits.admit(&mut stores.redis.clone(), &stores.key, Some(Guard { version: 1, token: None }), &[window]).await.unwrap();
     assert!(matches!(admitted, Admission::Admitted { .. }), "{admitted:?}");
     let client = stores.pool.get().await.unwrap();
     let row = client.query_one(&client.prepare_cached(GET).await.unwrap(), &[&id]).await.unwrap();

@@ -99,10 +99,10 @@ impl Way {
         call.arg(&self.hash);
         match self.call {
             Call::Plain => call.arg(1).arg(self.key(subject)).arg(limit).arg(length_ms),
-            Call::Ours => call.arg(1).arg(self.key(subject)).arg("").arg(limit).arg(length_ms).arg(1).arg(0),
+            Call::Ours => call.arg(1).arg(self.key(subject)).arg("").arg("").arg(limit).arg(length_ms).arg(1).arg(0),
             Call::OursWithRecord => {
                 let record = format!("bench:{{{subject}}}:record");
-                call.arg(2).arg(record).arg(self.key(subject)).arg(7).arg(limit).arg(length_ms).arg(1).arg(1)
+                call.arg(2).arg(record).arg(self.key(subject)).arg(7).arg("").arg(limit).arg(length_ms).arg(1).arg(1)
             }
         };
         call

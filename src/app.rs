@@ -91,8 +91,8 @@ impl App {
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
             announced_by: state.gate.announcers(),
         };
-        // So that the first request need not wait for it.
-        state.redis.connect().await;
+        // So that the first request need not wait for it, and finds the keys known.
+        tokio::join!(state.redis.connect(), state.gate.learn());
         let refuse = CancellationToken::new();
         let drain = async {
             stop.cancelled().await;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Grants, Key, KeyHash, KeyId, KeyInfo, NewKey, Record, Result, Store, User, live};
+use super::{Grants, Key, KeyHash, KeyId, KeyInfo, NewKey, Proofs, Record, Result, Store, User, live};
 use crate::redis::{Away, Redis};
 
 /// How far back changes are copied again: longer than anything that can hold up a copy.
@@ -13,13 +13,15 @@ const LATELY: Duration = Duration::from_secs(120);
 pub struct Keys {
     /// Where they are kept.
     pub store: Store,
+    /// Which of them other servers need not verify again.
+    pub proofs: Proofs,
     redis: Redis,
 }
 
 impl Keys {
     /// Those of this database, copied to this Redis.
     pub fn new(store: Store, redis: Redis) -> Self {
-        Self { store, redis }
+        Self { proofs: Proofs::new(store.clone(), redis.clone()), store, redis }
     }
 
     /// Adds a key that was generated, with its hash.
@@ -28,7 +30,9 @@ impl Keys {
     ///
     /// As [`Store::add`].
     pub async fn add(&self, key: &Key, hash: &KeyHash, new: &NewKey) -> Result<KeyInfo> {
-        self.store.add(key, hash, new).await
+        let added = self.store.add(key, hash, new).await?;
+        self.proofs.leave(key, hash).await;
+        Ok(added)
     }
 
     /// Ends a key for good: from the next request on, on every server.
@@ -50,6 +54,7 @@ impl Keys {
     pub async fn rotate(&self, old: KeyId, key: &Key, hash: &KeyHash, grace: Duration) -> Result<KeyInfo> {
         let successor = self.store.rotate(old, key, hash, grace).await?;
         self.publish(&[old]).await?;
+        self.proofs.leave(key, hash).await;
         Ok(successor)
     }
 
@@ -75,14 +80,15 @@ impl Keys {
         Ok(user)
     }
 
-    /// Copies again what was changed lately, in case that the copy made at the time did not arrive.
+    /// Copies again what was changed lately, in case that the copy made at the time did not arrive. Returns which keys these are.
     ///
     /// # Errors
     ///
     /// Those of the database.
-    pub async fn reconcile(&self) -> Result<()> {
+    pub async fn reconcile(&self) -> Result<Vec<KeyId>> {
         let lately = self.store.changed_within(LATELY).await?;
-        self.publish(&lately).await
+        self.publish(&lately).await?;
+        Ok(lately)
     }
 
     /// What a server must know of a key: the copy, or what it was copied from where there is no copy; then there is one again.

@@ -1,4 +1,4 @@
-//! The live copy of keys in Redis, which servers look at with every request.
+//! The live copy of keys in Redis, which servers look at with every request; and the commands for tokens ([`super::tokens`]) and proofs ([`super::proof`]).
 //!
 //! A record is a hash. The script that admits requests reads `version`, `expires_at_ms`, `dead` and `limit` of it (`limits::store`); the other fields are
 //! for a server that meets the key for the first time. Records are kept for [`KEPT`] and then read from PostgreSQL anew, so that whatever may have gone
@@ -9,10 +9,12 @@ use std::{collections::HashMap, sync::LazyLock, time::Duration};
 use ::redis::{RedisError, Script, aio::ConnectionLike, cmd};
 use chrono::DateTime;
 
-use super::{KeyId, Record};
+use super::{HeldToken, KeyId, Record};
 
 /// How long a copy is good.
 pub const KEPT: Duration = Duration::from_secs(60);
+
+static TOKEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("token.lua")));
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("fill.lua")));
 
@@ -54,6 +56,78 @@ pub async fn write(connection: &mut (impl ConnectionLike + Send), key: &str, rec
         call.arg("dead").arg(1);
     }
     call.invoke_async(connection).await
+}
+
+/// Notes a token among a key's, which may have `most`. Returns when it ends, by Redis's clock; nothing if there are too many.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn note_token(
+    connection: &mut (impl ConnectionLike + Send),
+    key: &str,
+    digest: &[u8; 32],
+    lifetime_ms: i64,
+    key_ends_at_ms: Option<i64>,
+    most: usize,
+) -> Result<Option<i64>, RedisError> {
+    let mut call = TOKEN.key(key);
+    call.arg(&digest[..]).arg(lifetime_ms).arg(key_ends_at_ms.map(|end| end.to_string()).unwrap_or_default()).arg(most);
+    let ends_at_ms: i64 = call.invoke_async(connection).await?;
+    Ok((ends_at_ms > 0).then_some(ends_at_ms))
+}
+
+/// Writes what is known of a token, until it ends.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn write_token(connection: &mut (impl ConnectionLike + Send), name: &str, token: &HeldToken) -> Result<(), RedisError> {
+    let text = serde_json::to_string(token).expect("a token is plain data");
+    cmd("SET").arg(name).arg(text).arg("PXAT").arg(token.ends_at_ms).query_async(connection).await
+}
+
+/// Reads it; nothing if there is none, or none that can be read.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn read_token(connection: &mut (impl ConnectionLike + Send), name: &str) -> Result<Option<HeldToken>, RedisError> {
+    let text: Option<String> = cmd("GET").arg(name).query_async(connection).await?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+/// Takes a token out of a key's, and forgets what is known of it.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn end_token(connection: &mut (impl ConnectionLike + Send), key: &str, name: &str, digest: &[u8; 32]) -> Result<(), RedisError> {
+    let () = cmd("ZREM").arg(key).arg(&digest[..]).query_async(connection).await?;
+    cmd("DEL").arg(name).query_async(connection).await
+}
+
+/// Reads a key's proof, which is kept for so long from now on.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn read_proof(connection: &mut (impl ConnectionLike + Send), name: &str, kept: Duration) -> Result<Option<Vec<u8>>, RedisError> {
+    cmd("GETEX").arg(name).arg("EX").arg(kept.as_secs()).query_async(connection).await
+}
+
+/// Writes it.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn write_proof(
+    connection: &mut (impl ConnectionLike + Send),
+    name: &str,
+    proof: &[u8; 32],
+    kept: Duration,
+) -> Result<(), RedisError> {
+    cmd("SET").arg(name).arg(&proof[..]).arg("EX").arg(kept.as_secs()).query_async(connection).await
 }
 
 fn record(id: KeyId, mut fields: HashMap<String, String>) -> Option<Record> {

@@ -19,7 +19,7 @@
 //! exist. Every role includes `read`, so these are the projects that may not be read. A key whose own scopes leave out `read` can still,
 //! say, claim in its projects; it is told which scope it lacks, because it knows already that they exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,12 @@ impl Scopes {
     }
 }
 
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<T: IntoIterator<Item = Scope>>(scopes: T) -> Self {
+        scopes.into_iter().fold(Self::NONE, |all, scope| all.join(Self::of(&[scope])))
+    }
+}
+
 impl From<Vec<Scope>> for Scopes {
     fn from(scopes: Vec<Scope>) -> Self {
         Self::of(&scopes)
@@ -192,6 +198,20 @@ impl Grants {
     }
 }
 
+/// What a part of a power is asked for: these scopes, in these projects. Never `admin`, whatever it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// At most these.
+    pub scopes: Scopes,
+    /// In these projects, at most [`Bounds::MAX_PROJECTS`]; or in all that the power has, also in those that it will have.
+    pub projects: Option<BTreeSet<i64>>,
+}
+
+impl Bounds {
+    /// How many projects a list may have: servers keep it in memory.
+    pub const MAX_PROJECTS: usize = 100;
+}
+
 /// What a principal may do. Equal if and only if it allows the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Power(Reach);
@@ -260,6 +280,16 @@ impl Power {
         }
     }
 
+    /// As much of it as is within these bounds.
+    #[must_use]
+    pub fn within_bounds(&self, bounds: &Bounds) -> Self {
+        let scopes = bounds.scopes.without(Scope::Admin);
+        self.meet(&match &bounds.projects {
+            None => Self::everywhere(scopes),
+            Some(projects) => Self::somewhere(projects.iter().map(|id| (*id, scopes))),
+        })
+    }
+
     /// Whether it may do what needs this scope, in this project or, where there is none, at all (see the module's table).
     #[must_use]
     pub fn may(&self, scope: Scope, project: Option<i64>) -> Decision {
@@ -307,7 +337,8 @@ impl Power {
     }
 
     /// Its scopes in one project or another.
-    fn anywhere(&self) -> Scopes {
+    #[must_use]
+    pub fn anywhere(&self) -> Scopes {
         match &self.0 {
             Reach::Everywhere(scopes) => *scopes,
             Reach::Somewhere(projects) => projects.iter().fold(Scopes::NONE, |all, (_, scopes)| all.join(*scopes)),

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use zeroize::Zeroizing;
 
 use super::{Error, Grants, Key, KeyHash, KeyId, Owner, Record, Result};
 use crate::postgres::{
     Database, Listing, Page, Row, Transaction, Work,
-    query::{Params, keys as sql, users},
+    query::{Params, fleet, keys as sql, users},
     types::Json,
 };
 
@@ -127,6 +128,27 @@ impl Store {
         let client = self.database.client().await?;
         let rows = sql::CHANGED.all(&client, &[&time.as_secs_f64()]).await?;
         Ok(rows.iter().map(|row| id(row, "id")).collect())
+    }
+
+    /// The newest keys that are good, at most so many.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database.
+    pub async fn good_ids(&self, most: usize) -> Result<Vec<KeyId>> {
+        let client = self.database.client().await?;
+        let rows = sql::GOOD.all(&client, &[&i64::try_from(most).unwrap_or(i64::MAX)]).await?;
+        Ok(rows.iter().map(|row| id(row, "id")).collect())
+    }
+
+    /// What all servers on this database know, and nobody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database.
+    pub async fn fleet_secret(&self) -> Result<Zeroizing<Vec<u8>>> {
+        let client = self.database.client().await?;
+        Ok(Zeroizing::new(fleet::SECRET.one(&client, &[]).await?.get("secret")))
     }
 
     /// Ends a key for good.

@@ -14,6 +14,7 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 use super::{
+    admission::Class,
     admission::Gate,
     edge::Bulk,
     routes::{Need, Operation, Resource},
@@ -101,7 +102,7 @@ fn file(route: Route, gate: &Gate, need: Option<&Need>, path: &str, media_type: 
         response.extensions_mut().insert(Bulk::Shared);
         response
     });
-    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned() };
+    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned(), class: Class::Api };
     Resource::new(path, gate.clone(), vec![(Method::GET, operation)], true).add_to(route)
 }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use poem::http::StatusCode;
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Tag,
-    admission::{Gate, Limit as KeyLimit},
+    admission::{Gate, Limit as KeyLimit, Who},
     error::{BadRequest, Conflict, NotFound, Refusal},
     extract::{Body, Caller, Path, Query, Scope},
     paging::{self, ten},
@@ -296,9 +297,13 @@ impl Api {
     }
 }
 
-/// The key that a request was sent with.
+/// The key that a request was sent with, not by way of a token.
 fn own(caller: &Caller) -> Result<KeyId, Error> {
-    caller.key_id().ok_or_else(|| access::Error::NoKey("with which this was sent".to_owned()).into())
+    match caller.who() {
+        Who::Key(record) => Ok(record.id),
+        Who::Token { .. } => Err(Error::new(StatusCode::FORBIDDEN, "This was sent with a token: see /tokens/self, or send the key.")),
+        Who::Anybody | Who::Configured => Err(access::Error::NoKey("with which this was sent".to_owned()).into()),
+    }
 }
 
 fn id(text: &str) -> Result<KeyId, Error> {

@@ -21,6 +21,7 @@ pub mod projects;
 pub mod reply;
 pub mod routes;
 pub mod tasks;
+pub mod tokens;
 pub mod types;
 pub mod users;
 
@@ -59,7 +60,7 @@ enum Tag {
     Attempts,
     /// The machines that run jobs.
     Clients,
-    /// Keys, users and limits.
+    /// Keys, tokens, users and limits.
     Access,
 }
 
@@ -95,6 +96,7 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
         attempts::Api { jobs: jobs.clone(), claims, lease_seconds },
         clients::Api { clients: queue::clients::Store::new(database), jobs },
         keys::Api { gate: gate.clone() },
+        tokens::Api { gate: gate.clone() },
         users::Api { gate },
     )
 }

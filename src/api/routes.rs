@@ -11,7 +11,7 @@ use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
 use super::{
     Error,
-    admission::{Gate, Principal},
+    admission::{Class, Gate, Principal},
     document,
     extract::{FromText as _, PathNames, Scope},
 };
@@ -53,6 +53,14 @@ pub struct Operation {
     pub endpoint: BoxEndpoint<'static>,
     /// What it needs.
     pub need: Option<Need>,
+    /// What it is counted as.
+    pub class: Class,
+}
+
+/// What an operation is counted as.
+fn class_of(path: &str, method: &Method) -> Class {
+    let is_report = path.starts_with("/jobs/{job_id}/attempts/") || path == "/clients/{client_id}/heartbeat";
+    if is_report && method == Method::POST { Class::Report } else { Class::Api }
 }
 
 /// All methods of one path.
@@ -96,8 +104,8 @@ impl Resource {
     async fn answer(&self, mut request: Request) -> Result<Response> {
         request.set_data(self.names.clone());
         match self.operation(request.method()) {
-            Some(Operation { endpoint, need: None }) => endpoint.call(request).await,
-            Some(Operation { endpoint, need: Some(need) }) => self.admit(request, endpoint, need).await,
+            Some(Operation { endpoint, need: None, .. }) => endpoint.call(request).await,
+            Some(Operation { endpoint, need: Some(need), class }) => self.admit(request, endpoint, need, *class).await,
             None if request.method() == Method::OPTIONS => {
                 Ok(StatusCode::NO_CONTENT.with_header(header::ALLOW, self.allow.clone()).into_response())
             }
@@ -111,8 +119,8 @@ impl Resource {
 
 impl Resource {
     /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
-    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need) -> Result<Response> {
-        let pass = self.gate.admit(&request).await?;
+    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need, class: Class) -> Result<Response> {
+        let pass = self.gate.admit(&request, class).await?;
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
             Ok(()) => {
@@ -161,7 +169,10 @@ pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
         let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
         let methods = meta.operations.iter().filter_map(|operation| {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
-            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation) }))
+            Some((
+                operation.method.clone(),
+                Operation { endpoint, need: Need::of(operation), class: class_of(&meta.path, &operation.method) },
+            ))
         });
         Resource::new(&meta.path, gate.clone(), methods.collect(), get_is_safe).add_to(route)
     })

@@ -89,6 +89,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
          --role admin` instead",
     );
     warn(settings.rate_limit_per_minute == 0, "rate_limit_per_minute=0: nothing limits how many requests a key or an address may send");
+    warn(settings.report_limit_per_minute == 0, "report_limit_per_minute=0: nothing limits how many heartbeats and reports a key may send");
     warn(settings.auth_failures_per_minute == 0, "auth_failures_per_minute=0: nothing limits how many keys an address may try");
     warn(
         settings.trusted_proxies.split(',').any(|network| network.trim().ends_with("/0")),

@@ -1,7 +1,7 @@
 -- Whether a request may come in: the subject's record and its windows, in one call. Follows window.lua in one script.
 --
--- KEYS  [the record, if there is a guard] and then one key for each window; all share a hash tag
--- ARGV  the version that the caller has verified, '' for no guard; then for each window
+-- KEYS  [the record, if there is a guard], [the subject's tokens, if one was presented] and then one key for each window; all share a hash tag
+-- ARGV  the version that the caller has verified, '' for no guard; the token's digest, '' for none; then for each window
 --       its limit, its length in ms, the weight, 1 if the subject's own limit goes before the window's
 --
 -- Returns {outcome, then for each window: limit, remaining, reset in ms, verdict (0 admits, n in n ms, -1 never)}.
@@ -27,11 +27,17 @@ if ARGV[1] ~= '' then
   if expires_at and tonumber(expires_at) <= now then return {3} end
   if version ~= ARGV[1] then return {4} end
   own_limit = limit and math.min(tonumber(limit), 10000000)
+  if ARGV[2] ~= '' then
+    record_keys = 2
+    local ends = redis.pcall('ZSCORE', KEYS[2], ARGV[2])
+    if type(ends) == 'table' and ends.err and not string.find(ends.err, 'WRONGTYPE', 1, true) then error(ends.err) end
+    if type(ends) ~= 'string' or tonumber(ends) <= now then return {3} end
+  end
 end
 
 local looks = {}
 for i = 1, #KEYS - record_keys do
-  local at = i * 4 - 2
+  local at = i * 4 - 1
   local limit = own_limit and ARGV[at + 3] == '1' and own_limit or tonumber(ARGV[at])
   -- A millisecond more than asked: the clock's are rounded down, so two of them can be up to one further apart than the true times are.
   looks[i] = limit > 0 and look(KEYS[i + record_keys], limit, tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2]), now)

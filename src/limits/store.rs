@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | `{prefix}:{<subject>}:w:<name>` | string | a window; `window.lua` says what is in it. Gone by itself at most 1.25 lengths after its last admission |
 //! | `{prefix}:{<subject>}:record` | hash | what is known of the subject; the key store writes it, [`Limits::admit`] only reads it |
+//! | `{prefix}:{<subject>}:tokens` | sorted set | what was given out in the subject's name, by when it ends in ms; read only as well |
 //!
 //! The braces around the subject are literal: they are the hash tag that keeps all keys of a subject in one slot of a Redis Cluster.
 //!
@@ -58,6 +59,8 @@ pub struct Window {
 pub struct Guard {
     /// The version of the record that the caller has verified.
     pub version: i64,
+    /// The digest of the token that was presented in place of the subject's key, which must not have ended.
+    pub token: Option<[u8; 32]>,
 }
 
 /// Whether a request may come in. Only [`Admission::Admitted`] has charged anything.
@@ -65,7 +68,7 @@ pub struct Guard {
 pub enum Admission {
     /// There is no record of the subject: it may be unknown, or Redis may have lost it.
     Missing,
-    /// The subject was revoked, or has expired.
+    /// The subject was revoked, or has expired; or its token has.
     Gone,
     /// The record has another version than the one that was verified.
     Stale,
@@ -121,6 +124,11 @@ impl Limits {
         redis::key(&self.prefix, subject, "record")
     }
 
+    /// The key of what was given out in a subject's name.
+    pub fn tokens_key(&self, subject: &str) -> String {
+        redis::key(&self.prefix, subject, "tokens")
+    }
+
     /// The key of a subject's window.
     pub fn window_key(&self, subject: &str, name: &str) -> String {
         redis::key(&self.prefix, subject, &format!("w:{name}"))
@@ -141,9 +149,11 @@ impl Limits {
         if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
             return Ok(Admission::Admitted { standings: vec![None; windows.len()] });
         }
-        let mut keys = Vec::with_capacity(windows.len() + 1);
+        let token = guard.and_then(|guard| guard.token);
+        let mut keys = Vec::with_capacity(windows.len() + 2);
         let mut asked = Vec::with_capacity(4 * windows.len());
         keys.extend(guard.map(|_| self.record_key(subject)));
+        keys.extend(token.map(|_| self.tokens_key(subject)));
         for (i, Window { name, limit, length, weight, own_limit }) in windows.iter().enumerate() {
             let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
             let twice = windows[..i].iter().any(|window| window.name == *name);
@@ -154,7 +164,8 @@ impl Limits {
             asked.extend([u64::from(*limit), length_ms, u64::from(*weight), u64::from(*own_limit)]);
         }
         let version = guard.map(|guard| guard.version.to_string()).unwrap_or_default();
-        admission(&run(connection, &keys, &version, &asked).await?, windows.len())
+        let token: &[u8] = token.as_ref().map_or(&[], |digest| digest);
+        admission(&run(connection, &keys, &version, token, &asked).await?, windows.len())
     }
 
     /// How these windows stand, as they are asked about but with nothing taken.
@@ -204,10 +215,16 @@ impl Limits {
 
 /// Runs the script by its hash; where Redis does not know it (it was restarted, or is another one since), sends it along: one round trip more, once.
 /// [`Script`] itself would load it first and then run it, which is two, and in a cluster loads it everywhere.
-async fn run(connection: &mut (impl ConnectionLike + Send), keys: &[String], version: &str, asked: &[u64]) -> Result<Vec<i64>, RedisError> {
+async fn run(
+    connection: &mut (impl ConnectionLike + Send),
+    keys: &[String],
+    version: &str,
+    token: &[u8],
+    asked: &[u64],
+) -> Result<Vec<i64>, RedisError> {
     let call = |how: &str, script: &str| {
         let mut call = cmd(how);
-        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(asked);
+        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(token).arg(asked);
         call
     };
     match call("EVALSHA", &ADMIT_HASH).query_async(connection).await {

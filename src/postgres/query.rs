@@ -147,6 +147,9 @@ queries! {
         UPDATE = "update",
         UPSERT = "upsert",
     }
+    fleet {
+        SECRET = "secret",
+    }
     graph {
         ADD_EDGES = "add_edges",
         ADJUST_CHILDREN = "adjust_children",
@@ -195,6 +198,7 @@ queries! {
     keys {
         CHANGED = "changed",
         GET = "get",
+        GOOD = "good",
         INSERT = "insert",
         LIST = "list",
         LOCK = "lock",

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod addresses;
 mod admission;
 mod bounds;
 mod claims;
+mod classes;
 mod contract;
 mod degraded;
 mod delivery;
@@ -17,8 +19,10 @@ mod leases;
 mod lifecycle;
 mod limits;
 mod model;
+mod order;
 mod permissions;
 mod schema;
 mod stores;
 mod support;
+mod tokens;
 mod topology;

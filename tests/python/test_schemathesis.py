@@ -21,8 +21,8 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 # The same seed makes the same requests of the same document. Try others now and then.
 SEED = os.environ.get("WHATSNEXT_SCHEMATHESIS_SEED", "20260131")
 
-# The key that the run itself is sent with is one of the configuration: no operation can end it. So these have nothing to answer.
-OF_THE_OWN_KEY = {"GET /keys/self", "POST /keys/self/revoke"}
+# The key that the run itself is sent with is one of the configuration: no operation can end it, and it has no tokens. So these have nothing to answer.
+OF_THE_OWN_KEY = {"GET /keys/self", "POST /keys/self/revoke", "POST /tokens", "GET /tokens/self", "DELETE /tokens/self"}
 
 LIMIT_SECONDS = 600
 

@@ -161,6 +161,22 @@ proptest! {
     }
 
     #[test]
+    fn a_part_of_a_power_allows_what_the_whole_does_within_its_bounds_and_never_administration(
+        power in power(),
+        scopes in scopes(),
+        projects in prop::option::of(collection::btree_set(0_i64..6, 0..4)),
+    ) {
+        let part = power.within_bounds(&Bounds { scopes, projects: projects.clone() });
+        for (scope, project) in questions() {
+            prop_assert!(part.may(scope, project) <= power.may(scope, project));
+            if let Some(project) = project {
+                let within = scope != Scope::Admin && scopes.contains(scope) && projects.as_ref().is_none_or(|all| all.contains(&project));
+                prop_assert_eq!(part.may(scope, Some(project)) == Yes, within && power.may(scope, Some(project)) == Yes);
+            }
+        }
+    }
+
+    #[test]
     fn lists_show_exactly_what_may_be_read(power in power(), scope in sample::select(&Scope::ALL[..])) {
         let shown = power.projects(scope);
         for project in 0..7 {

@@ -43,6 +43,20 @@ async fn start(verifier: &Verifier, key: &Key, hash: &KeyHash) -> task::JoinHand
     started
 }
 
+#[tokio::test]
+async fn what_another_server_has_verified_takes_no_run_here_and_holds_for_that_hash_alone() {
+    let verifier = Verifier::new(1, 0);
+    let ((key, hash), (_, other)) = (key(), key());
+    let held = hold(&verifier).await;
+    verifier.believe(&key, stored(3, &hash).unwrap());
+    assert_eq!(verifier.verified_version(&key), Some(3));
+    assert_eq!(verifier.verify(&key, stored(4, &hash)).await, Ok(true));
+    assert_eq!((verifier.runs(), verifier.verified_version(&key)), (0, Some(4)));
+    drop(held);
+    assert_eq!(verifier.verify(&key, stored(5, &other)).await, Ok(false));
+    assert_eq!(verifier.runs(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_with_the_same_key_share_one_run() {
     let verifier = Verifier::new(2, 10);

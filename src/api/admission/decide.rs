@@ -7,7 +7,10 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 
-use super::headers::{Told, too_many};
+use super::{
+    Class,
+    headers::{Told, too_many},
+};
 use crate::{
     api::Error,
     config::RedisFailure,
@@ -55,16 +58,17 @@ impl Decider {
     /// 429 over a limit; 503 if Redis is away and nobody is to come in then.
     pub(super) async fn decide(&self, subject: &str, class: &str, guard: Option<Guard>, windows: &[Window]) -> Result<Decision, Error> {
         let name = format!("{subject} {class}");
+        let policy = if class == Class::Report.name() { "report" } else { "default" };
         if let Some(refusal) = self.refused.get(&name, Instant::now()) {
-            return Err(refuse(&refusal, "default"));
+            return Err(refuse(&refusal, policy));
         }
         let Ok(attempt) = self.redis.attempt(subject) else { return self.without_redis() };
         let mut connection = attempt.connection();
         match attempt.answer(self.limits.admit(&mut connection, subject, guard, windows)).await {
-            Ok(Admission::Admitted { standings }) => Ok(Decision::In(told("default", standings.first().copied().flatten()))),
+            Ok(Admission::Admitted { standings }) => Ok(Decision::In(told(policy, standings.first().copied().flatten()))),
             Ok(Admission::Refused { standings, retry_after_ms }) => {
                 let refusal = Refusal { standings, retry_after_ms };
-                let error = refuse(&refusal, "default");
+                let error = refuse(&refusal, policy);
                 self.refused.put(name, Instant::now(), refusal);
                 Err(error)
             }

@@ -5,18 +5,23 @@
 //! 3. A key that this server has verified: one script call looks at its record and decides its window. Nothing else is asked.
 //! 4. Any other key: first the address's windows (requests, and failed authentications, which are fewer), then the record, then argon2, then the key's
 //!    window. Unknown, wrong, expired and revoked keys are told the same.
-//! 5. No key: the address's window, then 401 where the operation needs a key.
+//! 5. A token (`token.rs`) in place of a key: whose it is, and then as a key of which nothing but its record is to be known.
+//! 6. No key: the address's window, then 401 where the operation needs a key.
 //!
 //! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
 //!
-//! A key that was verified here is not touched by what its address does wrong; one that was not has to wait with everybody else at that address, a minute
-//! at most.
+//! A key that was verified here is not touched by what its address does wrong. One that was not, and comes from an address that has used up its requests or
+//! failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker is not locked out.
 
+mod class;
 mod credentials;
 mod decide;
 mod headers;
+mod issued;
+mod key;
 mod last_used;
 mod principal;
+mod token;
 
 use std::{
     sync::Arc,
@@ -28,14 +33,15 @@ use poem::{
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use quick_cache::sync::Cache;
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, time::sleep};
 
+pub use class::Class;
 pub use principal::{Principal, Who};
 
 use super::Error;
 use crate::{
     access::{
-        self, Busy, ClientAddress, ConfiguredKeys, Key, KeyId, KeyInfo, Keys, Record, Store, Stored, TrustedProxies, Verifier,
+        self, ClientAddress, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Token, Tokens, TrustedProxies, Verifier,
         address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
@@ -43,11 +49,13 @@ use crate::{
     postgres::Database,
     redis::{Away, Redis},
 };
+use class::{Arrival, ClassLimits};
 use decide::{Decider, Decision, window};
 use headers::Told;
+use issued::Issued;
 use last_used::LastUsed;
 
-/// How many keys a server knows at a time.
+/// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
 
 /// How many argon2 runs may wait for their turn.
@@ -58,6 +66,9 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// How often changes of keys are copied to Redis again, and last uses written.
 const RECONCILE: Duration = Duration::from_secs(5);
+
+/// How many tokens from addresses over their limit are looked for at a time.
+const HEARINGS: usize = 8;
 
 /// How often a key may change while it is being looked at.
 const ATTEMPTS: usize = 5;
@@ -70,17 +81,23 @@ struct Inner {
     proxies: TrustedProxies,
     forwarded: ForwardedBy,
     is_open: bool,
-    limit: u32,
+    limits: ClassLimits,
     failures: u32,
     configured: ConfiguredKeys,
     keys: Keys,
+    tokens: Tokens,
     verifier: Verifier,
     /// As they were when this server last looked. Whether they still are is decided with every request.
     known: Cache<KeyId, Arc<Record>>,
+    /// The tokens that were met here, by their digests.
+    held: Cache<[u8; 32], Arc<HeldToken>>,
     /// What PostgreSQL said, and when.
     fresh: Cache<KeyId, (Instant, Option<Arc<Record>>)>,
     decider: Decider,
     last_used: LastUsed,
+    issued: Issued,
+    /// As many tokens may be looked for at a time that come from addresses over their limit.
+    hearings: Semaphore,
 }
 
 /// How a key's window stands.
@@ -120,15 +137,19 @@ impl Gate {
             proxies: settings.trusted_proxies.parse()?,
             forwarded: settings.forwarded_by,
             is_open: settings.disable_auth,
-            limit: settings.rate_limit_per_minute,
+            limits: ClassLimits { api: settings.rate_limit_per_minute, report: settings.report_limit_per_minute },
             failures: settings.auth_failures_per_minute,
             configured: ConfiguredKeys::new(&settings.api_keys),
             keys: Keys::new(Store::new(database), redis.clone()),
+            tokens: Tokens::new(redis.clone()),
             verifier: Verifier::new(runs, WAITING),
             known: Cache::new(KNOWN_KEYS),
+            held: Cache::new(KNOWN_KEYS),
             fresh: Cache::new(KNOWN_KEYS),
             decider: Decider::new(redis, settings.redis_failure),
             last_used: LastUsed::default(),
+            issued: Issued::default(),
+            hearings: Semaphore::new(HEARINGS),
         })))
     }
 
@@ -148,6 +169,11 @@ impl Gate {
     /// What verifies them.
     pub fn verifier(&self) -> &Verifier {
         &self.0.verifier
+    }
+
+    /// The tokens that it knows.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
     }
 
     /// How a key's window stands, with nothing taken.
@@ -179,6 +205,7 @@ impl Gate {
         loop {
             sleep(RECONCILE).await;
             self.reconcile().await;
+            self.learn().await;
             self.0.last_used.write(&self.0.keys).await;
         }
     }
@@ -190,9 +217,27 @@ impl Gate {
     }
 
     async fn reconcile(&self) {
-        if let Err(error) = self.0.keys.reconcile().await {
+        match self.0.keys.reconcile().await {
+            Ok(changed) => self.0.issued.add(changed),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::debug!(error, "keys could not be reconciled");
+                // Some may be missed.
+                self.0.issued.is_old();
+            }
+        }
+    }
+
+    /// Learns which keys there are, and what servers share, if it does not know.
+    pub async fn learn(&self) {
+        if let Err(error) = self.0.keys.proofs.prepare().await {
             let error: &dyn std::error::Error = &error;
-            tracing::debug!(error, "keys could not be reconciled");
+            tracing::debug!(error, "the fleet's secret could not be read");
+        }
+        if self.0.issued.wants_all()
+            && let Ok(ids) = self.0.keys.store.good_ids(Issued::MOST).await
+        {
+            self.0.issued.set(ids);
         }
     }
 
@@ -201,22 +246,23 @@ impl Gate {
     /// # Errors
     ///
     /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
-    pub async fn admit(&self, request: &Request) -> Result<Pass, Error> {
+    pub async fn admit(&self, request: &Request, class: Class) -> Result<Pass, Error> {
         let inner = &*self.0;
-        let address = inner.address(request);
+        let arrival = Arrival { address: inner.address(request), class };
         if inner.is_open {
-            return inner.anybody(address).await;
+            return inner.anybody(arrival).await;
         }
         match credentials::presented(request.headers())? {
-            None => match inner.anybody(address).await {
+            None => match inner.anybody(arrival).await {
                 Ok(_) => Err(unauthorized()),
                 Err(error) => Err(error),
             },
             Some(None) => Err(unauthorized()),
-            Some(Some(text)) => match Key::parse(&text) {
-                Ok(key) => inner.with_key(&key, address).await,
-                Err(_) if inner.configured.is_empty() => Err(unauthorized()),
-                Err(_) => inner.with_configured(&text, address).await,
+            Some(Some(text)) => match (Key::parse(&text), Token::parse(&text)) {
+                (Ok(key), _) => inner.with_key(&key, arrival).await,
+                (Err(_), Ok(token)) => inner.with_token(&token, arrival).await,
+                (Err(_), Err(_)) if inner.configured.is_empty() => Err(unauthorized()),
+                (Err(_), Err(_)) => inner.with_configured(&text, arrival).await,
             },
         }
     }
@@ -231,83 +277,56 @@ impl Inner {
     }
 
     /// Whoever comes without a key, of which only the address is known.
-    async fn anybody(&self, address: ClientAddress) -> Result<Pass, Error> {
-        let told = self.of_address(address, "api", &[window("api", self.limit, 1, false)]).await?;
+    async fn anybody(&self, arrival: Arrival) -> Result<Pass, Error> {
+        let told = self.of_address(arrival, arrival.class.name(), &self.limits.window(arrival.class, false)).await?;
         Ok(Pass { principal: Principal::anybody(), told })
     }
 
     /// What an address may do, with or without Redis.
-    async fn of_address(&self, address: ClientAddress, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
-        let subject = format!("a:{address}");
-        match self.decider.decide(&subject, class, None, windows).await? {
+    async fn of_address(&self, Arrival { address, .. }: Arrival, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
+        self.without_record(&format!("a:{address}"), class, windows).await
+    }
+
+    /// What a subject may do of which nothing is recorded.
+    async fn without_record(&self, subject: &str, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
+        match self.decider.decide(subject, class, None, windows).await? {
             Decision::In(told) => Ok(told),
-            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, windows, None),
+            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(subject, windows, None),
         }
     }
 
     /// An address that brings a key which is not known here: it must have requests left, and failures.
-    async fn before_verifying(&self, address: ClientAddress) -> Result<(), Error> {
-        let windows = [window("api", self.limit, 1, false), window("failures", self.failures, 0, false)];
-        self.of_address(address, "verify", &windows).await.map(drop)
+    async fn before_verifying(&self, arrival: Arrival) -> Result<(), Error> {
+        let windows = [window("api", self.limits.api, 1, false), window("failures", self.failures, 0, false)];
+        self.of_address(arrival, "verify", &windows).await.map(drop)
     }
 
     /// 401, after the failure was counted; or 429.
-    async fn failed(&self, address: ClientAddress) -> Error {
-        match self.of_address(address, "failures", &[window("failures", self.failures, 1, false)]).await {
+    async fn failed(&self, arrival: Arrival) -> Error {
+        match self.of_address(arrival, "failures", &[window("failures", self.failures, 1, false)]).await {
             Ok(_) => unauthorized(),
             Err(error) => error,
         }
     }
 
-    async fn with_configured(&self, text: &str, address: ClientAddress) -> Result<Pass, Error> {
+    async fn with_configured(&self, text: &str, arrival: Arrival) -> Result<Pass, Error> {
         let windows = [window("failures", self.failures, 0, false)];
-        self.of_address(address, "verify", &windows).await?;
-        let Some(position) = self.configured.position(text) else { return Err(self.failed(address).await) };
-        let (subject, windows) = (format!("c:{position}"), [window("api", self.limit, 1, false)]);
-        let told = match self.decider.decide(&subject, "api", None, &windows).await? {
-            Decision::In(told) => told,
-            Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(&subject, &windows, None)?,
-        };
+        self.of_address(arrival, "verify", &windows).await?;
+        let Some(position) = self.configured.position(text) else { return Err(self.failed(arrival).await) };
+        let windows = self.limits.window(arrival.class, false);
+        let told = self.without_record(&format!("c:{position}"), arrival.class.name(), &windows).await?;
         Ok(Pass { principal: Principal::configured(), told })
     }
 
-    async fn with_key(&self, key: &Key, address: ClientAddress) -> Result<Pass, Error> {
-        match self.verifier.verified_version(key) {
-            None => self.before_verifying(address).await?,
-            Some(version) => {
-                if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
-                    match self.of_key(&record).await? {
-                        Outcome::In(pass) => return Ok(pass),
-                        Outcome::Gone => return Err(self.failed(address).await),
-                        Outcome::Changed => {}
-                    }
-                }
-            }
-        }
-        for _ in 0..ATTEMPTS {
-            let record = self.look_up(key.id()).await?;
-            let hash = record.as_ref().and_then(|record| record.key_hash());
-            let stored = record.as_ref().zip(hash.as_ref()).map(|(record, hash)| Stored { version: record.version, hash });
-            let is_right = self.verifier.verify(key, stored).await;
-            let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
-            let Some(record) = record.filter(|_| is_right) else { return Err(self.failed(address).await) };
-            match self.of_key(&record).await? {
-                Outcome::In(pass) => return Ok(pass),
-                Outcome::Gone => return Err(self.failed(address).await),
-                Outcome::Changed => {}
-            }
-        }
-        Err(Error::unavailable("This key is being changed. Try again in a moment."))
-    }
-
-    /// The window of a key that is right, if its record is still this one and good.
-    async fn of_key(&self, record: &Arc<Record>) -> Result<Outcome, Error> {
-        let (subject, windows) = (record.id.to_string(), [window("api", self.limit, 1, true)]);
-        let guard = Guard { version: record.version };
-        let told = match self.decider.decide(&subject, "api", Some(guard), &windows).await? {
+    /// The window of a key that is right, if its record is still this one and good, and the token too that was given in its place.
+    async fn of_key(&self, record: &Arc<Record>, token: Option<Presented<'_>>, class: Class) -> Result<Outcome, Error> {
+        let (subject, windows) = (record.id.to_string(), self.limits.window(class, true));
+        let guard = Guard { version: record.version, token: token.map(|token| token.digest) };
+        let told = match self.decider.decide(&subject, class.name(), Some(guard), &windows).await? {
             Decision::In(told) => told,
             Decision::Stale => return Ok(Outcome::Changed),
             Decision::Gone => return Ok(Outcome::Gone),
+            Decision::Alone if token.is_some_and(|token| token.held.ends_at() <= chrono::Utc::now()) => return Ok(Outcome::Gone),
             Decision::Alone => match self.freshly(record.id).await? {
                 Some(now) if !now.is_good(chrono::Utc::now()) => return Ok(Outcome::Gone),
                 Some(now) if now.version == record.version => self.decider.alone(&subject, &windows, record.rate_limit)?,
@@ -317,12 +336,16 @@ impl Inner {
         };
         self.known.insert(record.id, record.clone());
         self.last_used.note(record.id);
-        Ok(Outcome::In(Pass { principal: Principal::of(record), told }))
+        let principal = match token {
+            Some(Presented { held, digest }) => Principal::of_token(record, held, digest),
+            None => Principal::of(record),
+        };
+        Ok(Outcome::In(Pass { principal, told }))
     }
 
     /// The window of a key as it is without a record.
     fn api_window(&self, own_limit: Option<u32>) -> Window {
-        window("api", own_limit.unwrap_or(self.limit), 0, false)
+        window("api", own_limit.unwrap_or(self.limits.api), 0, false)
     }
 
     async fn look_up(&self, id: KeyId) -> Result<Option<Arc<Record>>, Error> {
@@ -344,6 +367,13 @@ impl Inner {
         self.fresh.insert(id, (asked, record.clone()));
         Ok(record)
     }
+}
+
+/// A token that was given in place of its key.
+#[derive(Clone, Copy)]
+struct Presented<'a> {
+    held: &'a Arc<HeldToken>,
+    digest: [u8; 32],
 }
 
 enum Outcome {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use poem::http::StatusCode;
 
 use crate::{
-    access::{Decision, KeyId, Power, Record, Scope as Needed, Visible},
+    access::{Decision, HeldToken, Power, Record, Scope as Needed, Visible},
     api::{Error, extract::Scope},
     queue::Thing,
 };
@@ -26,6 +26,15 @@ pub enum Who {
     Configured,
     /// A key.
     Key(Arc<Record>),
+    /// A token of a key, by its digest.
+    Token {
+        /// The key.
+        key: Arc<Record>,
+        /// The token.
+        token: Arc<HeldToken>,
+        /// Its digest.
+        digest: [u8; 32],
+    },
 }
 
 impl Principal {
@@ -41,12 +50,19 @@ impl Principal {
         Self { who: Who::Key(record.clone()), power: Arc::new(record.power()) }
     }
 
-    /// The key that was used, if it was one.
-    pub fn key_id(&self) -> Option<KeyId> {
-        match &self.who {
-            Who::Key(record) => Some(record.id),
-            Who::Anybody | Who::Configured => None,
-        }
+    pub(super) fn of_token(key: &Arc<Record>, token: &Arc<HeldToken>, digest: [u8; 32]) -> Self {
+        let power = Arc::new(token.power(key));
+        Self { who: Who::Token { key: key.clone(), token: token.clone(), digest }, power }
+    }
+
+    /// Who it is.
+    pub fn who(&self) -> &Who {
+        &self.who
+    }
+
+    /// All that it may do.
+    pub fn power(&self) -> &Power {
+        &self.power
     }
 
     /// What tells it from others.
@@ -54,7 +70,7 @@ impl Principal {
         match &self.who {
             Who::Anybody => "anybody".to_owned(),
             Who::Configured => "configured".to_owned(),
-            Who::Key(record) => format!("key {}", record.id),
+            Who::Key(record) | Who::Token { key: record, .. } => format!("key {}", record.id),
         }
     }
 
@@ -66,7 +82,7 @@ impl Principal {
     pub fn check(&self, scope: Scope) -> Result<(), Error> {
         match self.power.may(scope.into(), None) {
             Decision::Yes => Ok(()),
-            Decision::MissingScope | Decision::Invisible => Err(missing(scope, None)),
+            Decision::MissingScope | Decision::Invisible => Err(self.missing(scope, None)),
         }
     }
 
@@ -80,7 +96,7 @@ impl Principal {
         match scopes {
             [] => Ok(()),
             scopes if scopes.iter().any(may) => Ok(()),
-            [first, ..] => Err(missing(*first, None)),
+            [first, ..] => Err(self.missing(*first, None)),
         }
     }
 
@@ -102,7 +118,7 @@ impl Principal {
         match self.power.may(scope.into(), Some(project)) {
             Decision::Yes => Ok(()),
             Decision::Invisible => Err(crate::queue::Error::NotFound(thing()).into()),
-            Decision::MissingScope => Err(missing(scope, Some(project))),
+            Decision::MissingScope => Err(self.missing(scope, Some(project))),
         }
     }
 
@@ -115,7 +131,7 @@ impl Principal {
         match self.power.may(scope.into(), Some(project)) {
             Decision::Yes => Ok(()),
             Decision::Invisible => Err(crate::queue::Error::UnknownProject(project).into()),
-            Decision::MissingScope => Err(missing(scope, Some(project))),
+            Decision::MissingScope => Err(self.missing(scope, Some(project))),
         }
     }
 
@@ -131,13 +147,14 @@ impl Principal {
             Visible::Only(projects) => Some(projects),
         }
     }
-}
 
-fn missing(scope: Scope, project: Option<i64>) -> Error {
-    let scope = Needed::from(scope);
-    let detail = match project {
-        Some(project) => format!("This key may not do that: it lacks the scope {} in project {project}.", scope.as_str()),
-        None => format!("This key may not do that: it lacks the scope {}.", scope.as_str()),
-    };
-    Error::new(StatusCode::FORBIDDEN, detail)
+    fn missing(&self, scope: Scope, project: Option<i64>) -> Error {
+        let what = match &self.who {
+            Who::Token { .. } => "token",
+            Who::Key(_) | Who::Configured | Who::Anybody => "key",
+        };
+        let place = project.map(|project| format!(" in project {project}")).unwrap_or_default();
+        let detail = format!("This {what} may not do that: it lacks the scope {}{place}.", Needed::from(scope).as_str());
+        Error::new(StatusCode::FORBIDDEN, detail)
+    }
 }

@@ -32,6 +32,43 @@ documented!(
     }
 );
 
+/// What a token can be good for: a scope that is not `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "they are those of access::Scope")]
+pub enum TokenScope {
+    Read,
+    Submit,
+    Work,
+    Manage,
+}
+
+impl TokenScope {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Submit, Self::Work, Self::Manage];
+}
+
+impl From<TokenScope> for access::Scope {
+    fn from(scope: TokenScope) -> Self {
+        match scope {
+            TokenScope::Read => Self::Read,
+            TokenScope::Submit => Self::Submit,
+            TokenScope::Work => Self::Work,
+            TokenScope::Manage => Self::Manage,
+        }
+    }
+}
+
+documented!(
+    TokenScope,
+    component "TokenScope",
+    MetaSchema {
+        description: Some("A scope that a token can have: any but admin."),
+        enum_items: TokenScope::ALL.iter().map(|scope| json!(scope)).collect(),
+        ..MetaSchema::new("string")
+    }
+);
+
 /// Where which role holds: `{"all": "worker"}`, or `{"only": {"7": "reader"}}` with the ids of projects.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -71,10 +71,10 @@ mod status;
 mod text;
 mod time;
 
-pub use access::{Grants, Role};
+pub use access::{Grants, Role, TokenScope};
 pub use depends::{Depends, DependsOn};
 pub use number::{
-    Amount, AttemptNumber, Backoff, Count, ExitCode, Flag, JobLimit, LeaseSeconds, Limit, Many, OwnerId, Priority, Skip, Tries,
+    Amount, AttemptNumber, Backoff, Count, ExitCode, Flag, JobLimit, LeaseSeconds, Lifetime, Limit, Many, OwnerId, Priority, Skip, Tries,
     WaitSeconds, Whole,
 };
 pub use parameters::Parameters;

@@ -39,6 +39,8 @@ pub type Many = Whole<1, 100>;
 pub type AttemptNumber = Whole<1, { i32::MAX as i64 }>;
 /// What a program exits with.
 pub type ExitCode = Whole<{ i32::MIN as i64 }, { i32::MAX as i64 }>;
+/// For how many seconds a token is good: from a minute to a day.
+pub type Lifetime = Whole<60, 86_400>;
 /// 0 or 1.
 pub type Flag = Whole<0, 1>;
 

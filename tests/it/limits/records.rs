@@ -5,7 +5,7 @@ use whatsnext::limits::{Admission, Guard, Window};
 
 use super::{Private, admitted, refused, window};
 
-const GUARD: Option<Guard> = Some(Guard { version: 7 });
+const GUARD: Option<Guard> = Some(Guard { version: 7, token: None });
 
 struct Subject {
     private: Private,
@@ -98,6 +98,31 @@ async fn a_subject_is_gone_from_the_millisecond_on_that_it_expires() {
             _ => assert!(before < end, "admitted {} ms after its end", before - end),
         }
     }
+}
+
+#[tokio::test]
+async fn a_token_is_looked_at_in_the_same_call_and_must_not_have_ended() {
+    let mut subject = Subject::new().await;
+    let guard = Some(Guard { version: 7, token: Some([9; 32]) });
+    let (limits, key) = (subject.private.limits.clone(), subject.private.limits.tokens_key("k"));
+    let windows = [window(3, 60_000)];
+    subject.record(&[("version", "7")]).await;
+    let asked = async |subject: &mut Subject| limits.admit(&mut subject.connection, "k", guard, &windows).await.unwrap();
+    assert_eq!(asked(&mut subject).await, Admission::Gone, "there is none");
+    let now = subject.now_ms().await;
+    let _: () = subject.connection.zadd(&key, &[8_u8; 32][..], now + 60_000).await.unwrap();
+    assert_eq!(asked(&mut subject).await, Admission::Gone, "another one's");
+    let _: () = subject.connection.zadd(&key, &[9_u8; 32][..], now).await.unwrap();
+    assert_eq!(asked(&mut subject).await, Admission::Gone, "it has ended");
+    let _: () = subject.connection.zadd(&key, &[9_u8; 32][..], now + 60_000).await.unwrap();
+    assert_eq!(admitted(asked(&mut subject).await)[0].unwrap().remaining, 2, "nothing of all that was charged");
+    subject.record(&[("version", "8")]).await;
+    assert_eq!(asked(&mut subject).await, Admission::Stale);
+    subject.record(&[("version", "7"), ("dead", "1")]).await;
+    assert_eq!(asked(&mut subject).await, Admission::Gone);
+    subject.record(&[("version", "7")]).await;
+    let _: () = subject.connection.set(&key, "what is this").await.unwrap();
+    assert_eq!(asked(&mut subject).await, Admission::Gone, "tokens of another type");
 }
 
 #[tokio::test]

@@ -211,6 +211,9 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
         "revoke_key" | "reset_key_limit" => seen_at(format!("/keys/{key}"), get(nowhere())),
         "set_key_limit" => put(json!({"rate_limit": 9}), format!("/keys/{key}"), nowhere()),
         "revoke_own_key" => get(nowhere()),
+        "create_token" => post(json!({}), None, nowhere()),
+        // Who sends a key has no token: that is said to all who may ask.
+        "get_own_token" | "delete_own_token" => Ask { success: 404, ..get(nowhere()) },
         "create_user" => post(json!({"name": new_name("made"), "grants": {"all": "reader"}}), None, nowhere()),
         "update_user" => put(json!({"active": false}), format!("/users/{user}"), nowhere()),
         other => panic!("{other} is an operation that no request is known for: add one here, and what it must answer to whom"),

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -76,6 +76,7 @@ pub(crate) struct Proxy {
     whole: watch::Sender<bool>,
     manner: watch::Sender<Manner>,
     encrypted: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -111,20 +112,21 @@ impl Proxy {
         let manner = watch::Sender::new(Manner::Late(Duration::ZERO));
         let manners = manner.subscribe();
         let encrypted = Arc::new(AtomicBool::new(false));
-        let (watch, seen) = (whole.clone(), encrypted.clone());
+        let asked = Arc::new(AtomicU64::new(0));
+        let (watch, seen, counter) = (whole.clone(), encrypted.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (target, acceptor, mut state, seen) = (target.clone(), acceptor.clone(), watch.subscribe(), seen.clone());
-                let manners = manners.clone();
+                let (manners, counter) = (manners.clone(), counter.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = state.wait_for(|whole| !whole) => {}
-                        _ = forward(stream, target, acceptor, &manners, &seen) => {}
+                        _ = forward(stream, target, acceptor, &manners, &seen, &counter) => {}
                     }
                 });
             }
         });
-        Self { address, whole, manner, encrypted }
+        Self { address, whole, manner, encrypted, asked }
     }
 
     /// Ends all connections and lets no new one live.
@@ -150,6 +152,11 @@ impl Proxy {
     /// Whether the last connection that began to talk was encrypted.
     pub(crate) fn last_was_encrypted(&self) -> bool {
         self.encrypted.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes were sent to the store.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     /// The database's URL through this proxy.
@@ -181,33 +188,34 @@ async fn forward(
     acceptor: Option<TlsAcceptor>,
     manners: &watch::Receiver<Manner>,
     encrypted: &AtomicBool,
+    asked: &AtomicU64,
 ) -> io::Result<()> {
     let mut first = [0; 8];
     stream.peek(&mut first).await?;
     if first != SSL_REQUEST {
         encrypted.store(false, Ordering::SeqCst);
-        return join(stream, target, manners).await;
+        return join(stream, target, manners, asked).await;
     }
     stream.read_exact(&mut first).await?;
     match acceptor {
         None => {
             stream.write_all(b"N").await?;
             encrypted.store(false, Ordering::SeqCst);
-            join(stream, target, manners).await
+            join(stream, target, manners, asked).await
         }
         Some(acceptor) => {
             stream.write_all(b"S").await?;
             let stream = acceptor.accept(stream).await?;
             encrypted.store(true, Ordering::SeqCst);
-            join(stream, target, manners).await
+            join(stream, target, manners, asked).await
         }
     }
 }
 
-async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, manners: &watch::Receiver<Manner>) -> io::Result<()> {
+async fn join(stream: impl AsyncRead + AsyncWrite, target: Target, manners: &watch::Receiver<Manner>, asked: &AtomicU64) -> io::Result<()> {
     match target {
-        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, manners).await,
-        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, manners).await,
+        Target::Tcp(address) => both_ways(stream, TcpStream::connect(address).await?, manners, asked).await,
+        Target::Unix(path) => both_ways(stream, UnixStream::connect(path).await?, manners, asked).await,
     }
 }
 
@@ -215,19 +223,20 @@ async fn both_ways(
     near: impl AsyncRead + AsyncWrite,
     far: impl AsyncRead + AsyncWrite,
     manners: &watch::Receiver<Manner>,
+    asked: &AtomicU64,
 ) -> io::Result<()> {
     let ((near_reader, near_writer), (far_reader, far_writer)) = (tokio::io::split(near), tokio::io::split(far));
-    let there = pass(near_reader, far_writer, manners.clone(), false);
-    let back = pass(far_reader, near_writer, manners.clone(), true);
+    let there = pass(near_reader, far_writer, manners.clone(), Some(asked));
+    let back = pass(far_reader, near_writer, manners.clone(), None);
     tokio::try_join!(there, back).map(drop)
 }
 
-/// One way.
+/// One way: back, or there, where what is asked is counted.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut manners: watch::Receiver<Manner>,
-    is_back: bool,
+    asked: Option<&AtomicU64>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -235,9 +244,12 @@ async fn pass(
         if length == 0 {
             return to.shutdown().await;
         }
+        if let Some(asked) = asked {
+            asked.fetch_add(length as u64, Ordering::SeqCst);
+        }
         let manner = *manners.borrow();
         match manner {
-            Manner::Late(by) if is_back => tokio::time::sleep(by).await,
+            Manner::Late(by) if asked.is_none() => tokio::time::sleep(by).await,
             Manner::Late(_) => {}
             Manner::Silent => {
                 // What was sent meanwhile is lost, and so is the connection once anybody speaks again.

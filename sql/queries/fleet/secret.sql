@@ -1,0 +1,2 @@
+-- What all servers on this database know, and nobody else.
+select secret from fleet

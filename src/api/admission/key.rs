@@ -1,0 +1,109 @@
+//! Requests with a key.
+//!
+//! # Who shares an address with an attacker
+//!
+//! The address's windows come before anything is asked about a key that this server has not verified, since that may cost argon2. So whoever uses them up could
+//! keep a good key from the same address out of a server that has not met it yet. Therefore such a key is not refused before a look at its id:
+//!
+//! - An id that was never given out is refused from memory ([`super::issued`]). Whoever makes ids up gets no further, and costs nothing.
+//! - A key that any server has verified lately comes in by its proof ([`crate::access::proof`]), which costs no argon2.
+//! - Any other whose id was given out has a window of failures of its own at each address. Only who knows the id can use that up, and it is then as it would
+//!   be without: refused, from this address, for a minute at most.
+//!
+//! The answer to a wrong key is the refusal that the address had coming, as for an unknown one.
+
+use poem::http::StatusCode;
+
+use super::{ATTEMPTS, Arrival, Inner, Outcome, Pass, window};
+use crate::{
+    access::{Busy, Key, Stored},
+    api::Error,
+};
+
+impl Inner {
+    pub(super) async fn with_key(&self, key: &Key, arrival: Arrival) -> Result<Pass, Error> {
+        match self.verifier.verified_version(key) {
+            None => {
+                if let Err(refusal) = self.before_verifying(arrival).await {
+                    return self.hear(key, arrival, refusal).await;
+                }
+            }
+            Some(version) => {
+                if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
+                    match self.of_key(&record, None, arrival.class).await? {
+                        Outcome::In(pass) => return Ok(pass),
+                        Outcome::Gone => return Err(self.failed(arrival).await),
+                        Outcome::Changed => {}
+                    }
+                }
+            }
+        }
+        match self.verified(key, arrival).await? {
+            Some(pass) => Ok(pass),
+            None => Err(self.failed(arrival).await),
+        }
+    }
+
+    /// A key that is not known here, from an address over its limit.
+    async fn hear(&self, key: &Key, arrival: Arrival, refusal: Error) -> Result<Pass, Error> {
+        if refusal.status() != StatusCode::TOO_MANY_REQUESTS || !self.issued.contains(key.id()) {
+            return Err(refusal);
+        }
+        let subject = format!("a:{}:{}", arrival.address, key.id());
+        let failures = |weight| [window("failures", self.failures, weight, false)];
+        if !self.is_proven(key).await? && self.without_record(&subject, "verify", &failures(0)).await.is_err() {
+            return Err(refusal);
+        }
+        if let Some(pass) = self.verified(key, arrival).await? {
+            return Ok(pass);
+        }
+        // Over it or not: the answer is the same.
+        let _ = self.without_record(&subject, "failures", &failures(1)).await;
+        Err(refusal)
+    }
+
+    /// Whether another server has verified the key. Then it is known here too.
+    async fn is_proven(&self, key: &Key) -> Result<bool, Error> {
+        let Some(record) = self.look_up(key.id()).await? else { return Ok(false) };
+        let Some(hash) = record.key_hash() else { return Ok(false) };
+        let is_proven = self.keys.proofs.is_there(key, &hash).await;
+        if is_proven {
+            self.verifier.believe(key, Stored { version: record.version, hash: &hash });
+        }
+        Ok(is_proven)
+    }
+
+    /// Whether it is the key that is stored: by its proof, or by argon2, which leaves one.
+    async fn is_right(&self, key: &Key, stored: Option<Stored<'_>>) -> Result<bool, Busy> {
+        let Some(stored) = stored.filter(|_| self.verifier.verified_version(key).is_none()) else {
+            return self.verifier.verify(key, stored).await;
+        };
+        if self.keys.proofs.is_there(key, stored.hash).await {
+            self.verifier.believe(key, stored);
+            return Ok(true);
+        }
+        let is_right = self.verifier.verify(key, Some(stored)).await?;
+        if is_right {
+            self.keys.proofs.leave(key, stored.hash).await;
+        }
+        Ok(is_right)
+    }
+
+    /// Looks the key's record up, verifies the key and decides its window. Nothing if it is not right, or no longer good.
+    async fn verified(&self, key: &Key, arrival: Arrival) -> Result<Option<Pass>, Error> {
+        for _ in 0..ATTEMPTS {
+            let record = self.look_up(key.id()).await?;
+            let hash = record.as_ref().and_then(|record| record.key_hash());
+            let stored = record.as_ref().zip(hash.as_ref()).map(|(record, hash)| Stored { version: record.version, hash });
+            let is_right = self.is_right(key, stored).await;
+            let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
+            let Some(record) = record.filter(|_| is_right) else { return Ok(None) };
+            match self.of_key(&record, None, arrival.class).await? {
+                Outcome::In(pass) => return Ok(Some(pass)),
+                Outcome::Gone => return Ok(None),
+                Outcome::Changed => {}
+            }
+        }
+        Err(Error::unavailable("This key is being changed. Try again in a moment."))
+    }
+}
