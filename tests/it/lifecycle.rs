@@ -15,10 +15,10 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
 
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
     let in_flight = tokio::spawn({
         let api = process.api.clone();
-        async move { api.get("/clients").await }
+        async move { api.get("/projects").await }
     });
     let watcher = database.connect().await;
     eventually("the request waits in the database", || async { waiting_for_locks(&watcher).await == 1 }).await;
@@ -52,9 +52,9 @@ async fn requests_that_take_too_long_at_the_end_are_cut() {
     let process = Process::start_with(&database, &[("SHUTDOWN_TIMEOUT_SECONDS", "1")]).await;
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
     let api = process.api.clone();
-    let in_flight = tokio::spawn(async move { api.try_get("/clients").await });
+    let in_flight = tokio::spawn(async move { api.try_get("/projects").await });
     let watcher = database.connect().await;
     eventually("the request waits in the database", || async { waiting_for_locks(&watcher).await == 1 }).await;
     process.signal(Signal::SIGINT);

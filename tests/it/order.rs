@@ -285,7 +285,9 @@ async fn a_proof_is_of_one_key_and_one_hash_and_opens_nothing_that_has_ended() {
         process.api.with_key(one.expose()).get("/projects").await.problem(401);
     }
     // And one that was revoked is.
-    Keys::new(Store::new(database.database()), Redis::new(&database.settings(&[])).unwrap()).revoke(other.id()).await.unwrap();
+    let redis = Redis::new(&database.settings(&[])).unwrap();
+    redis.connect().await;
+    Keys::new(Store::new(database.database()), redis).revoke(other.id()).await.unwrap();
     let third = Process::start_with(&database, &environment).await;
     for process in [&first, &second, &third] {
         process.api.with_key(other.expose()).get("/projects").await.problem(401);

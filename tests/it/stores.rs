@@ -71,15 +71,15 @@ async fn a_full_pool_is_503_and_not_a_queue_without_end() {
     let server = Server::start_with(&database, &[("database_pool_size", "1"), ("database_checkout_timeout_seconds", "1")]).await;
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
     let holder = tokio::spawn({
         let api = server.api.clone();
-        async move { api.get("/clients").await }
+        async move { api.get("/projects").await }
     });
     let watcher = database.connect().await;
     eventually("the only connection is in use", || async { waiting_for_locks(&watcher).await == 1 }).await;
     let start = Instant::now();
-    let refused = server.api.get("/projects").await;
+    let refused = server.api.get("/clients").await;
     assert_eq!(refused.header("retry-after"), "1");
     let said = refused.problem(503);
     assert!(said.contains("more to do"), "a full pool is not a database that is away: {said}");
@@ -88,7 +88,7 @@ async fn a_full_pool_is_503_and_not_a_queue_without_end() {
     server.api.get("/checkdb").await.expect(200);
     lock.rollback().await.unwrap();
     holder.await.unwrap().expect(200);
-    server.api.get("/projects").await.expect(200);
+    server.api.get("/clients").await.expect(200);
     server.stop().await;
 }
 
@@ -143,17 +143,17 @@ async fn statements_that_nobody_waits_for_are_cancelled() {
     let server = Server::start_with(&database, &[("database_pool_size", "2")]).await;
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
     let watcher = database.connect().await;
     for _ in 0..3 {
         let gone = [(), ()].map(|()| {
             let api = server.api.clone();
-            tokio::spawn(async move { api.get("/clients").await })
+            tokio::spawn(async move { api.get("/projects").await })
         });
         eventually("both connections wait for the lock", || async { waiting_for_locks(&watcher).await == 2 }).await;
         gone.iter().for_each(tokio::task::JoinHandle::abort);
         eventually("what they asked for is cancelled", || async { waiting_for_locks(&watcher).await == 0 }).await;
-        server.api.get("/projects").await.expect(200);
+        server.api.get("/clients").await.expect(200);
     }
     server.stop().await;
 }
@@ -164,11 +164,11 @@ async fn a_statement_that_takes_too_long_is_ended_and_its_connection_is_used_aga
     let server = Server::start_with(&database, &[("database_pool_size", "1"), ("database_statement_timeout_seconds", "1")]).await;
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
-    server.api.get("/clients").await.problem(503);
-    server.api.get("/projects").await.expect(200);
-    lock.rollback().await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
+    server.api.get("/projects").await.problem(503);
     server.api.get("/clients").await.expect(200);
+    lock.rollback().await.unwrap();
+    server.api.get("/projects").await.expect(200);
     server.stop().await;
 }
 
@@ -178,12 +178,12 @@ async fn a_request_that_takes_too_long_is_503() {
     let server = Server::start_with(&database, &[("request_timeout_seconds", "1")]).await;
     let mut client = database.connect().await;
     let lock = client.transaction().await.unwrap();
-    lock.batch_execute("lock table clients in access exclusive mode").await.unwrap();
-    let refused = server.api.get("/clients").await;
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
+    let refused = server.api.get("/projects").await;
     assert_eq!(refused.header("retry-after"), "1");
     assert!(refused.problem(503).contains("in time"));
     lock.rollback().await.unwrap();
-    server.api.get("/clients").await.expect(200);
+    server.api.get("/projects").await.expect(200);
     server.stop().await;
 }
 
