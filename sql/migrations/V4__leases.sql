@@ -62,6 +62,11 @@ create table attempts (
 -- are is what the fleet runs at a time, so those that have ended are found by looking at all.
 create index attempts_live_idx on attempts (client_id) where ended_at is null and lease_seconds is not null;
 
+-- Whose a client is: of the user whose key registered it, or of that key and its successors. Both are null for one that is nobody's in particular.
+alter table clients
+    add column owner_user bigint,
+    add column owner_key  text;
+
 -- Claims walk from the head of the ready index, where dead entries gather: vacuum as they come.
 alter table jobs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 alter table attempts set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);

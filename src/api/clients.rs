@@ -133,7 +133,7 @@ impl Api {
     #[oai(path = "/clients/register", method = "post", operation_id = "register_client")]
     async fn register(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work")] caller: Caller,
         body: Body<NewClient>,
     ) -> Result<Created<Client>, Refusal<BadRequest>> {
         let NewClient { id, name, entity, description, available_cpu, available_accelerators } = body.into_inner();
@@ -147,7 +147,8 @@ impl Api {
             available_cpu: available_cpu.get_i32(),
             available_accelerators: available_accelerators.get_i32(),
         };
-        let client = self.clients.register(&id, &content).await?;
+        self.check(&caller, &id).await?;
+        let client = self.clients.register(&id, &content, caller.owner().as_ref()).await?;
         Ok(Created { location: format!("/clients/{id}"), body: client.into() })
     }
 
@@ -187,10 +188,11 @@ impl Api {
     #[oai(path = "/clients/:client_id", method = "put", operation_id = "update_client")]
     async fn update(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work")] caller: Caller,
         client_id: Path<String>,
         body: Body<ClientUpdate>,
     ) -> Result<Reply<ClientData>, Refusal<NotFound>> {
+        self.check(&caller, &client_id).await?;
         let ClientUpdate { available_cpu, available_accelerators, is_active } = body.into_inner();
         let change = Change {
             available_cpu: available_cpu.map(Amount::get_i32),
@@ -206,9 +208,10 @@ impl Api {
     #[oai(path = "/clients/:client_id/heartbeat", method = "post", operation_id = "client_heartbeat")]
     async fn heartbeat(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work")] caller: Caller,
         client_id: Path<String>,
     ) -> Result<Reply<Alive>, Refusal<NotFound>> {
+        self.check(&caller, &client_id).await?;
         self.clients.heartbeat(&client_id).await?;
         let attempts = self.jobs.heartbeat_of_client(&client_id).await?.into_iter().map(Lease::from).collect();
         Ok(Reply(Alive { status: "ok".to_owned(), attempts }))
@@ -218,17 +221,29 @@ impl Api {
     #[oai(path = "/clients/:client_id/deactivate", method = "post", operation_id = "deactivate_client")]
     async fn deactivate(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work")] caller: Caller,
         client_id: Path<String>,
     ) -> Result<Reply<Noted>, Refusal<NotFound>> {
+        self.check(&caller, &client_id).await?;
         self.clients.deactivate(&client_id).await?;
         Ok(Reply(Noted { status: "deactivated".to_owned() }))
     }
 
     /// Forget a client
     #[oai(path = "/clients/:client_id", method = "delete", operation_id = "delete_client")]
-    async fn delete(&self, #[oai(scope = "Scope::Work")] _caller: Caller, client_id: Path<String>) -> Result<Gone, Refusal<NotFound>> {
+    async fn delete(&self, #[oai(scope = "Scope::Work")] caller: Caller, client_id: Path<String>) -> Result<Gone, Refusal<NotFound>> {
+        self.check(&caller, &client_id).await?;
         self.clients.delete(&client_id).await?;
         Ok(Gone)
+    }
+}
+
+impl Api {
+    /// Whether a caller may speak for a client, or make it.
+    async fn check(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        match caller.owner() {
+            Some(owner) => Ok(self.clients.check(id, &owner).await?),
+            None => Ok(()),
+        }
     }
 }

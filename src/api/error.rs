@@ -212,13 +212,13 @@ impl From<queue::Error> for Error {
 
 fn of_queue(error: &queue::Error) -> Error {
     use queue::Error::{
-        Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, PageTooLarge, Shared,
-        Stale, UnknownDependency, UnknownProject, UnknownTask, Waited,
+        Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, OthersClient,
+        PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Waited,
     };
     let refused = |status| Error::new(status, error.to_string());
     match error {
         NotFound(_) => refused(StatusCode::NOT_FOUND),
-        OnlyStatus => refused(StatusCode::FORBIDDEN),
+        OnlyStatus | OthersClient(_) => refused(StatusCode::FORBIDDEN),
         Stale { current, .. } => Error { current_attempt: Some(*current), ..refused(StatusCode::CONFLICT) },
         NameTaken(_) | Waited { .. } | NotNow { .. } | InFlight => refused(StatusCode::CONFLICT),
         OtherRequest => Error::invalid(vec!["header".into(), "Idempotency-Key".into()], "invalid", error.to_string()),

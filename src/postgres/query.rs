@@ -144,6 +144,7 @@ queries! {
         GET = "get",
         HEARTBEAT = "heartbeat",
         LIST = "list",
+        MAY_USE = "may_use",
         UPDATE = "update",
         UPSERT = "upsert",
     }

@@ -73,6 +73,11 @@ pub enum Error {
         "This key may only report a job's status: send the job back as it was read, with another status. To change more it lacks the scope submit."
     )]
     OnlyStatus,
+    /// A client that somebody else registered.
+    #[error(
+        "The client {0:?} was registered with another key, and only that key, its successors and its user's keys may speak for it: choose another id."
+    )]
+    OthersClient(String),
     /// An archived project where an active one is needed.
     #[error("Project {0} is archived: set its status to ACTIVE first.")]
     Archived(i64),

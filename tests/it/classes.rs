@@ -44,5 +44,55 @@ async fn a_client_over_its_limit_still_keeps_its_jobs() {
     assert!(beat(0).await.problem(429).starts_with("Rate limit exceeded."), "reports have their limit too");
     // And it is the key's, not everybody's.
     let other = servers[0].api.with_key(make_key(&database, Grants::All(Role::Worker)).await.expose());
-    other.post("/clients/node/heartbeat", json!({})).await.expect(200);
+    other.post("/clients/register", json!({"id": "other", "name": "n", "entity": "e"})).await.expect(201);
+    other.post("/clients/other/heartbeat", json!({})).await.expect(200);
+}
+
+/// A client's id is no secret: who knows it must not be able to claim or speak for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_speaks_for_the_client_of_somebody_else() {
+    let database = TestDatabase::new().await;
+    let server = Process::start_with(&database, &[("DISABLE_AUTH", "false")]).await;
+    let admin = server.api.with_key(make_key(&database, Grants::All(Role::Admin)).await.expose());
+    let (project, task) = admin.project_with_task("p").await;
+    let job = admin.job(project, task, "j", &[]).await;
+    let user = admin.post("/users", json!({"name": "lab", "grants": {"all": "worker"}})).await.expect(201)["id"].as_i64().unwrap();
+    let owners = make_key(&database, Grants::All(Role::Worker)).await;
+    let (owner, other) = (server.api.with_key(owners.expose()), make_key(&database, Grants::All(Role::Maintainer)).await);
+    let other = server.api.with_key(other.expose());
+    let [first, second] = [
+        make_key_with(&database, Grants::All(Role::Worker), |new| new.user_id = Some(user)).await,
+        make_key_with(&database, Grants::All(Role::Worker), |new| new.user_id = Some(user)).await,
+    ];
+    let [first, second] = [server.api.with_key(first.expose()), server.api.with_key(second.expose())];
+    let register = |name: &str| json!({"id": name, "name": name, "entity": "e", "available_cpu": 4});
+    owner.post("/clients/register", register("node")).await.expect(201);
+    first.post("/clients/register", register("shared")).await.expect(201);
+    admin.post("/clients/register", register("anybodys")).await.expect(201);
+
+    let claims = format!("/projects/{project}/claims");
+    let claim = |client: &str| json!({"client_id": client});
+    for answer in [
+        other.post("/clients/register", register("node")).await,
+        other.post(&claims, claim("node")).await,
+        other.post("/clients/node/heartbeat", json!({})).await,
+        other.post("/clients/node/deactivate", json!({})).await,
+        other.put("/clients/node", json!({"available_cpu": 999})).await,
+        other.delete("/clients/node").await,
+        other.post("/clients/shared/heartbeat", json!({})).await,
+    ] {
+        assert!(answer.problem(403).contains("was registered with another key"));
+    }
+    assert_eq!(admin.get("/clients/node").await.expect(200)["available_cpu"], 4, "nothing changed");
+    // The same user with another key, and the key that succeeds the one that registered it.
+    second.post("/clients/shared/heartbeat", json!({})).await.expect(200);
+    let rotate = format!("/keys/{}/rotate", owners.id());
+    let rotated = admin.post(&rotate, json!({"grace_seconds": 3600})).await.expect(201);
+    let successor = server.api.with_key(rotated["key"].as_str().unwrap());
+    assert_eq!(successor.post(&claims, claim("node")).await.expect(200)["jobs"][0]["job"]["id"], job);
+    owner.post("/clients/node/heartbeat", json!({})).await.expect(200);
+    // Those that are nobody's are everybody's, and admins speak for all.
+    other.post("/clients/anybodys/heartbeat", json!({})).await.expect(200);
+    admin.delete("/clients/node").await;
+    other.post("/clients/register", register("node")).await.expect(201);
 }

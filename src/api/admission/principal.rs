@@ -7,7 +7,7 @@ use poem::http::StatusCode;
 use crate::{
     access::{Decision, HeldToken, Power, Record, Scope as Needed, Visible},
     api::{Error, extract::Scope},
-    queue::Thing,
+    queue::{Thing, clients::Owner},
 };
 
 /// Who sent a request, and what they may do.
@@ -71,6 +71,16 @@ impl Principal {
             Who::Anybody => "anybody".to_owned(),
             Who::Configured => "configured".to_owned(),
             Who::Key(record) | Who::Token { key: record, .. } => format!("key {}", record.id),
+        }
+    }
+
+    /// For whose clients it may speak; nothing for everybody's.
+    pub fn owner(&self) -> Option<Owner> {
+        match &self.who {
+            Who::Key(record) | Who::Token { key: record, .. } if self.check(Scope::Admin).is_err() => {
+                Some(Owner { user: record.user.as_ref().map(|user| user.id), key: record.id.to_string() })
+            }
+            Who::Anybody | Who::Configured | Who::Key(_) | Who::Token { .. } => None,
         }
     }
 

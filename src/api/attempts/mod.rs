@@ -24,7 +24,7 @@ use super::{
 use crate::{
     http::Connection,
     queue::{
-        self, Thing,
+        self, Thing, clients,
         jobs::{self, Claims, Outcome, Report, Resources, Wish},
     },
 };
@@ -39,6 +39,8 @@ pub struct Api {
     pub jobs: jobs::Store,
     /// Who claims them.
     pub claims: Claims,
+    /// Who may claim for whom.
+    pub clients: clients::Store,
     /// How long a lease lasts if the claim does not say it.
     pub lease_seconds: i32,
 }
@@ -52,7 +54,7 @@ impl Api {
     #[oai(path = "/projects/:project_id/claims", method = "post", operation_id = "claim_jobs")]
     async fn claim(
         &self,
-        #[oai(scope = "Scope::Work")] _caller: Caller,
+        #[oai(scope = "Scope::Work")] caller: Caller,
         Data(connection): Data<&Connection>,
         Data(deadline): Data<&Deadline>,
         project_id: Path<i64>,
@@ -62,6 +64,9 @@ impl Api {
         if claim.task_ids.as_ref().is_some_and(|tasks| tasks.len() > MAX_TASKS) {
             let msg = format!("must have at most {MAX_TASKS} tasks");
             return Err(Error::invalid(vec!["body".into(), "task_ids".into()], "out_of_range", msg).into());
+        }
+        if let Some(owner) = caller.owner() {
+            self.clients.check(&claim.client_id, &owner).await?;
         }
         let given = |amount: Option<Amount>| amount.map_or(i32::MAX, Amount::get_i32);
         let wish = Wish {

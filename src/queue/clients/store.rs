@@ -1,6 +1,6 @@
 //! Clients in the database.
 
-use super::{Change, Client, Content};
+use super::{Change, Client, Content, Owner};
 use crate::{
     postgres::{
         Database, Query, Row,
@@ -21,12 +21,27 @@ impl Store {
         Self { database }
     }
 
-    /// Registers a client, or refreshes the one with this id; active either way.
-    pub async fn register(&self, id: &str, content: &Content) -> Result<Client> {
+    /// Registers a client, or refreshes the one with this id; active either way. It is the owner's from then on, if it was nobody's.
+    pub async fn register(&self, id: &str, content: &Content, owner: Option<&Owner>) -> Result<Client> {
         let connection = self.database.client().await?;
         let Content { name, entity, description, available_cpu, available_accelerators } = content;
-        let row = sql::UPSERT.one(&connection, &[&id, name, entity, description, available_cpu, available_accelerators]).await?;
-        Ok(client(&row))
+        let (user, key) = (owner.and_then(|owner| owner.user), owner.map(|owner| &owner.key));
+        let params: Params<'_> = &[&id, name, entity, description, available_cpu, available_accelerators, &user, &key];
+        Ok(client(&sql::UPSERT.one(&connection, params).await?))
+    }
+
+    /// Whether somebody may speak for a client. Of one that does not exist nothing is said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OthersClient`].
+    pub async fn check(&self, id: &str, owner: &Owner) -> Result<()> {
+        let connection = self.database.client().await?;
+        let row = sql::MAY_USE.maybe(&connection, &[&id, &owner.user, &owner.key]).await?;
+        match row.is_none_or(|row| row.get("may_use")) {
+            true => Ok(()),
+            false => Err(Error::OthersClient(id.to_owned())),
+        }
     }
 
     /// One client.

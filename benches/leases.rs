@@ -1,0 +1,205 @@
+//! What a job's life costs over HTTP, with a lease: claims, reports, waiting; with default settings.
+//!
+//! `deploy/bench.sh` runs it; it prints a table in Markdown. Load generator, server, PostgreSQL and Redis share the machine. The one-row claim that pgbench
+//! sends is measured in turns with ours, on the same tables.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "this is a benchmark, with rates for people")]
+
+#[path = "../tests/it/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod support;
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+use support::{Api, Process, TestDatabase, store_url};
+use tokio::sync::mpsc;
+
+/// How long each rate is measured.
+const TIME: Duration = Duration::from_secs(5);
+
+/// Claims with a snapshot held open.
+const LONG: usize = 500_000;
+
+#[tokio::main]
+async fn main() {
+    let database = TestDatabase::new().await;
+    let server = Process::start_with(&database, &[("LOG_FILTER", "warn")]).await;
+    let api = &server.api;
+    println!("| what | measured | bar |\n| --- | --- | --- |");
+    lifecycle(api).await;
+    waiting(api).await;
+    claims(api, &database).await;
+    if std::env::var_os("WHATSNEXT_BENCH_LONG").is_some() {
+        long(api, &database).await;
+    }
+    println!("| resident memory afterwards | {} MiB | |", server.resident_bytes() / 1024 / 1024);
+}
+
+/// Registers clients that have room for everything.
+async fn clients(api: &Api, names: &str, count: usize) -> Vec<String> {
+    let names: Vec<String> = (0..count).map(|n| format!("{names}-{n}")).collect();
+    for name in &names {
+        let client = json!({"id": name, "name": name, "entity": "bench", "available_cpu": 2_000_000_000});
+        api.post("/clients/register", client).await.expect(201);
+    }
+    names
+}
+
+async fn fill(api: &Api, project: i64, task: i64, count: usize) {
+    let jobs: Vec<Value> = (0..10_000).map(|_| json!({"name": "j", "task_id": task, "parameters": {}})).collect();
+    for _ in 0..count.div_ceil(10_000) {
+        api.post(&format!("/projects/{project}/jobs/batch"), json!({"jobs": jobs})).await.expect(201);
+    }
+}
+
+/// Submit, claim, start, complete: one request each.
+async fn lifecycle(api: &Api) {
+    let (project, task) = api.project_with_task("lifecycle").await;
+    let (done, end) = (Arc::new(AtomicUsize::new(0)), Instant::now() + TIME);
+    let workers = clients(api, "life", 16).await.into_iter().map(|client| {
+        let (api, done) = (api.clone(), done.clone());
+        tokio::spawn(async move {
+            let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"n": 1}});
+            while Instant::now() < end {
+                api.post("/jobs", job.clone()).await.expect(201);
+                let claimed = api.post(&format!("/projects/{project}/claims"), json!({"client_id": client})).await.expect(200);
+                let Some(id) = claimed["jobs"][0]["job"]["id"].as_i64() else { continue };
+                let attempt = format!("/jobs/{id}/attempts/{}", claimed["jobs"][0]["attempt"]);
+                api.post(&format!("{attempt}/start"), json!({})).await.expect(200);
+                api.post(&format!("{attempt}/complete"), json!({"result": {"n": 1}})).await.expect(200);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    try_join_all(workers).await.unwrap();
+    let rate = done.load(Ordering::Relaxed) as f64 / TIME.as_secs_f64();
+    println!("| lifecycle: submit, claim, start, complete, 16 clients | {rate:.0} jobs/s | ≥ 500 jobs/s |");
+}
+
+/// From sending a job to the answer of a claim that waits.
+async fn waiting(api: &Api) {
+    let (project, task) = api.project_with_task("waiting").await;
+    let client = clients(api, "wait", 1).await.remove(0);
+    let (sender, mut answers) = mpsc::unbounded_channel();
+    let claims = tokio::spawn({
+        let api = api.clone();
+        async move {
+            loop {
+                let claim = json!({"client_id": client, "wait_seconds": 60});
+                let claimed = api.post(&format!("/projects/{project}/claims"), claim).await.expect(200);
+                if sender.send((Instant::now(), claimed["jobs"][0]["job"]["id"].clone())).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let mut times = Vec::new();
+    for _ in 0..500 {
+        // So that the claim is back, and parked.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let sent = Instant::now();
+        let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}});
+        let job = api.post("/jobs", job).await.expect(201)["id"].clone();
+        let (at, claimed) = answers.recv().await.unwrap();
+        assert_eq!(claimed, job);
+        times.push(at - sent);
+    }
+    claims.abort();
+    times.sort_unstable();
+    for (percentile, bar) in [(50, "≤ 10 ms"), (95, "≤ 50 ms")] {
+        println!("| submit → answer of a waiting claim, p{percentile} | {:.2?} | {bar} |", times[times.len() * percentile / 100]);
+    }
+}
+
+/// Claims a second for a while, by so many clients, so many jobs at once.
+async fn claim_rate(api: &Api, project: i64, clients: &[String], max_jobs: usize) -> f64 {
+    let (done, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let claims = clients.iter().map(|client| {
+        let (api, done, client) = (api.clone(), done.clone(), client.clone());
+        tokio::spawn(async move {
+            while start.elapsed() < TIME {
+                let claim = json!({"client_id": client, "max_jobs": max_jobs});
+                let claimed = api.post(&format!("/projects/{project}/claims"), claim).await.expect(200);
+                done.fetch_add(claimed["jobs"].as_array().unwrap().len(), Ordering::Relaxed);
+            }
+        })
+    });
+    try_join_all(claims).await.unwrap();
+    done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// What pgbench does with the one-row claim, prepared, over as many connections as the server has.
+fn pgbench(database: &TestDatabase, task: i64) -> f64 {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    let sql = format!(
+        "update jobs set status = 'QUEUED', attempt = attempt + 1, updated_at = clock_timestamp() where id = (select id from jobs where task_id = {task} \
+         and ready order by -priority, id limit 1 for no key update skip locked) returning id, name, parameters;\n"
+    );
+    std::fs::write(script.path(), sql).unwrap();
+    let url = store_url("WHATSNEXT_TEST_DATABASE_URL").replace("/postgres", &format!("/{}", database.name()));
+    let program = std::env::var("PGBENCH").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pgbench".to_owned());
+    let arguments = ["-n", "-M", "prepared", "-c", "16", "-j", "2", "-T", &TIME.as_secs().to_string(), "-f"];
+    let output = Command::new(program).args(arguments).arg(script.path()).arg(url).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix("tps = ")).unwrap_or_else(|| panic!("pgbench: {output:?}"));
+    line.split(' ').next().unwrap().parse().unwrap()
+}
+
+async fn claims(api: &Api, database: &TestDatabase) {
+    let (project, task) = api.project_with_task("claims").await;
+    let clients = clients(api, "claim", 64).await;
+    let (mut bare, mut one, mut many) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        fill(api, project, task, 400_000).await;
+        database.connect().await.batch_execute("vacuum analyze jobs").await.unwrap();
+        bare.push(pgbench(database, task));
+        one.push(claim_rate(api, project, &clients, 1).await);
+        many.push(claim_rate(api, project, &clients, 100).await);
+        api.delete(&format!("/projects/{project}/queue")).await.expect(200);
+    }
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    let (bare, one, many) = (median(&mut bare), median(&mut one), median(&mut many));
+    println!("| pgbench, one-row claim, 16 connections | {bare:.0} jobs/s | |");
+    println!("| claims over HTTP, 64 clients, 1 job each ÷ pgbench | {one:.0} jobs/s = {:.2} | ≥ 1.0 |", one / bare);
+    println!("| claims over HTTP, 64 clients, up to 100 jobs each ÷ pgbench | {many:.0} jobs/s = {:.2} | ≥ 3 |", many / bare);
+}
+
+/// Claims of half a million jobs while somebody holds a snapshot, so that nothing dead can be removed.
+async fn long(api: &Api, database: &TestDatabase) {
+    let (project, task) = api.project_with_task("long").await;
+    let clients = clients(api, "long", 64).await;
+    fill(api, project, task, LONG).await;
+    let mut snapshot = database.connect().await;
+    snapshot.batch_execute("vacuum analyze").await.unwrap();
+    let held = snapshot.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await.unwrap();
+    held.query("select count(*) from jobs", &[]).await.unwrap();
+    let mut rates = Vec::new();
+    for _ in 0..10 {
+        let (left, start) = (Arc::new(AtomicUsize::new(LONG / 10)), Instant::now());
+        let claims = clients.iter().map(|client| {
+            let (api, left, client) = (api.clone(), left.clone(), client.clone());
+            tokio::spawn(async move {
+                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                    api.post(&format!("/projects/{project}/claims"), json!({"client_id": client})).await.expect(200);
+                }
+            })
+        });
+        try_join_all(claims).await.unwrap();
+        rates.push((LONG / 10) as f64 / start.elapsed().as_secs_f64());
+    }
+    held.rollback().await.unwrap();
+    let (first, last) = (rates[0], rates[9]);
+    println!("| {LONG} claims under a held snapshot: the last tenth ÷ the first | {last:.0} ÷ {first:.0} = {:.2} | ≥ 0.5 |", last / first);
+}
