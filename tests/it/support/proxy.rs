@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{RedisServer, TestDatabase, store_url};
+use super::{PASSWORD, RedisServer, TestDatabase, store_url};
 
 /// PostgreSQL's request for TLS: the length and the code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -76,6 +76,7 @@ pub(crate) struct Proxy {
     whole: watch::Sender<bool>,
     manner: watch::Sender<Manner>,
     encrypted: Arc<AtomicBool>,
+    credentials: String,
 }
 
 impl Proxy {
@@ -101,7 +102,8 @@ impl Proxy {
 
     /// In front of a Redis of the test's own.
     pub(crate) async fn to(redis: &RedisServer) -> Self {
-        Self::start(Target::Tcp(redis.address()), None).await
+        let credentials = format!(":{}@", PASSWORD.1);
+        Self { credentials, ..Self::start(Target::Tcp(redis.address()), None).await }
     }
 
     async fn start(target: Target, acceptor: Option<TlsAcceptor>) -> Self {
@@ -124,7 +126,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, whole, manner, encrypted }
+        Self { address, whole, manner, encrypted, credentials: String::new() }
     }
 
     /// Ends all connections and lets no new one live.
@@ -162,7 +164,7 @@ impl Proxy {
 
     /// Redis's URL through this proxy.
     pub(crate) fn redis_url(&self) -> String {
-        format!("redis://{}/", self.address)
+        format!("redis://{}{}/", self.credentials, self.address)
     }
 }
 
