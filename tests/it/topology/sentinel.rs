@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use whatsnext::access::{Grants, Role};
 
-use super::{PATIENCE, three, until_shared};
+use super::{BACK, PATIENCE, three, until_shared};
 use crate::support::{
     Load, PASSWORD, RedisServer, TestDatabase, each_with, is_shared, make_key, make_key_with, until_they_know_each_other, within,
 };
@@ -85,7 +85,7 @@ async fn sentinels_may_make_another_server_the_master() {
     watched.master.kill();
     watched.until_most_name_the_other().await;
     until_shared(&readers).await;
-    assert_eq!(fleet[1].api.get("/readyz").await.expect(200)["status"], "ready");
+    within(BACK, "Redis is up", async || fleet[1].api.get("/readyz").await.expect(200)["status"] == "ready").await;
 
     // Who was the master comes back, and takes writes until the sentinels tell it not to. Nobody goes there.
     watched.master.restart().await;
