@@ -44,8 +44,11 @@ pub use connection::Connection;
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
 
-/// In how many parts it is waited: a server that gets no processor for a while sees one of them pass, not all.
-const TICKS: u32 = 10;
+/// How often whoever waits looks whether Redis has answered anybody else. Timers ring a millisecond or two late.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How much of the budget the time between two looks may use up: a server that gets no processor for a while has not waited all that time.
+const TICK_AT_MOST: Duration = Duration::from_millis(7);
 
 /// The settings do not describe Redis. The URL is not repeated: it may hold a password.
 #[derive(Debug, thiserror::Error)]
@@ -236,9 +239,10 @@ impl Attempt {
         let Self { link, node, redis } = self;
         let began = Instant::now();
         let mut asked = pin!(asked);
-        let (mut last, mut quiet) = (link.nodes.last_answer(node), 0);
+        let (mut last, mut quiet) = (link.nodes.last_answer(node), Duration::ZERO);
         loop {
-            match timeout(BUDGET / TICKS, &mut asked).await {
+            let looked = Instant::now();
+            match timeout(TICK, &mut asked).await {
                 Ok(Ok(answer)) => {
                     link.nodes.note_answer(node);
                     return Ok(answer);
@@ -246,9 +250,9 @@ impl Attempt {
                 Ok(Err(error)) => redis.open_breaker(Some(&link), &error),
                 Err(elapsed) => {
                     let now = link.nodes.last_answer(node);
-                    quiet = if now == last { quiet + 1 } else { 0 };
+                    quiet = if now == last { quiet + looked.elapsed().min(TICK_AT_MOST) } else { Duration::ZERO };
                     last = now;
-                    if quiet < TICKS && began.elapsed() < redis.timeout {
+                    if quiet + TICK / 2 < BUDGET && began.elapsed() < redis.timeout {
                         continue;
                     }
                     redis.open_breaker(Some(&link), &elapsed);

@@ -36,7 +36,7 @@ impl Three {
 
     async fn start_with(redis: RedisServer, proxy: Option<&Proxy>) -> Self {
         let database = TestDatabase::new().await;
-        let url = proxy.map_or_else(|| format!("redis://{}", redis.address()), Proxy::redis_url);
+        let url = proxy.map_or_else(|| redis.url(), Proxy::redis_url);
         let fleet = fleet(&database, 3, &[("REDIS_URL", &url), ("RATE_LIMIT_PER_MINUTE", "30000")]).await;
         until_they_know_each_other(&redis, &database, 3).await;
         Self { database, redis, fleet }

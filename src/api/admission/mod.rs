@@ -212,8 +212,7 @@ impl Gate {
 
     /// Takes to Redis what happened without it: changes of keys, and what this server has admitted by itself.
     pub async fn take_over(&self) {
-        self.reconcile().await;
-        self.0.decider.take_over().await;
+        tokio::join!(self.reconcile(), self.0.decider.take_over());
     }
 
     async fn reconcile(&self) {

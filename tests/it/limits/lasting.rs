@@ -231,3 +231,14 @@ async fn an_error_is_not_an_admission() {
     assert_eq!(standings[0].unwrap().remaining, 3);
     assert!(matches!(private.limits.admit(&mut connection, "k", None, &[window(3, 60_000)]).await, Ok(Admission::Admitted { .. })));
 }
+
+#[tokio::test]
+async fn what_was_admitted_elsewhere_is_charged_as_far_as_there_is_room() {
+    let private = Private::new();
+    let mut connection = private.connect().await;
+    let charge = Window { weight: 7, ..window(10, 60_000) };
+    for remaining in [3, 0, 0] {
+        private.limits.charge(&mut connection, "k", charge).await.unwrap();
+        assert_eq!(private.limits.standing(&mut connection, "k", &[charge]).await.unwrap()[0].unwrap().remaining, remaining);
+    }
+}

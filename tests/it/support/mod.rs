@@ -14,7 +14,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::redis::RedisServer;
+pub(crate) use self::redis::{PASSWORD, RedisServer};
 pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
 pub(crate) use fleet::{Load, admitted, each_with, fleet, is_of_all, is_shared, send, until_they_know_each_other, within};

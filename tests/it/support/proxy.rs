@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{RedisServer, TestDatabase, store_url};
+use super::{PASSWORD, RedisServer, TestDatabase, store_url};
 
 /// PostgreSQL's request for TLS: the length and the code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -77,6 +77,7 @@ pub(crate) struct Proxy {
     manner: watch::Sender<Manner>,
     encrypted: Arc<AtomicBool>,
     asked: Arc<AtomicU64>,
+    credentials: String,
 }
 
 impl Proxy {
@@ -102,7 +103,8 @@ impl Proxy {
 
     /// In front of a Redis of the test's own.
     pub(crate) async fn to(redis: &RedisServer) -> Self {
-        Self::start(Target::Tcp(redis.address()), None).await
+        let credentials = format!(":{}@", PASSWORD.1);
+        Self { credentials, ..Self::start(Target::Tcp(redis.address()), None).await }
     }
 
     async fn start(target: Target, acceptor: Option<TlsAcceptor>) -> Self {
@@ -126,7 +128,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, whole, manner, encrypted, asked }
+        Self { address, whole, manner, encrypted, asked, credentials: String::new() }
     }
 
     /// Ends all connections and lets no new one live.
@@ -169,7 +171,7 @@ impl Proxy {
 
     /// Redis's URL through this proxy.
     pub(crate) fn redis_url(&self) -> String {
-        format!("redis://{}/", self.address)
+        format!("redis://{}{}/", self.credentials, self.address)
     }
 }
 

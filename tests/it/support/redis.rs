@@ -13,6 +13,9 @@ use redis::{FromRedisValue, RedisResult, cmd};
 
 use super::{eventually, free_port};
 
+/// What all of them want to hear, and how it is written in a URL.
+pub(crate) const PASSWORD: (&str, &str) = ("p@ss", "p%40ss");
+
 /// A Redis server on a free port of loopback, in a folder of its own. Killed when it is dropped.
 pub(crate) struct RedisServer {
     pub(crate) port: u16,
@@ -24,7 +27,18 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts one that keeps nothing on disk.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let own = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+        let own = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--repl-diskless-sync-delay",
+            "0",
+            "--requirepass",
+            PASSWORD.0,
+            "--masterauth",
+            PASSWORD.0,
+        ];
         Self::start_with(own.iter().chain(arguments).map(|&argument| argument.to_owned()).collect(), None).await
     }
 
@@ -36,7 +50,8 @@ impl RedisServer {
 
     /// Starts a sentinel with this configuration.
     pub(crate) async fn start_sentinel(configuration: &str) -> Self {
-        Self::start_with(vec!["--sentinel".to_owned()], Some(configuration)).await
+        let configuration = format!("{configuration}\nrequirepass {0}\nsentinel sentinel-pass {0}\n", PASSWORD.0);
+        Self::start_with(vec!["--sentinel".to_owned()], Some(&configuration)).await
     }
 
     async fn start_with(mut arguments: Vec<String>, configuration: Option<&str>) -> Self {
@@ -61,9 +76,14 @@ impl RedisServer {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://:{}@{}/", PASSWORD.1, self.address())
+    }
+
     /// Asks it something over a new connection.
     pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let client = redis::Client::open(format!("redis://{}", self.address()))?;
+        let client = redis::Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
     }

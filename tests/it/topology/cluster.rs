@@ -7,7 +7,7 @@ use redis::cluster_routing::Slot;
 use whatsnext::access::{Grants, Key, Role};
 
 use super::PATIENCE;
-use crate::support::{RedisServer, TestDatabase, make_key_with, within};
+use crate::support::{PASSWORD, RedisServer, TestDatabase, make_key_with, within};
 
 /// The first and the last slot of each of the three masters.
 const RANGES: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
@@ -59,7 +59,7 @@ impl Cluster {
 
     /// Some of its nodes are enough.
     pub(super) fn url(&self) -> String {
-        format!("redis+cluster://{},{}", self.0[0].address(), self.0[1].address())
+        format!("redis+cluster://:{}@{},{}", PASSWORD.1, self.0[0].address(), self.0[1].address())
     }
 
     /// For each master a key of the service that lives there.
@@ -85,7 +85,7 @@ impl Cluster {
         loop {
             let names: Vec<String> = self.0[from].ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).await.expect("what is in the slot");
             let [name] = &names[..] else { break };
-            self.0[from].ask::<()>(&["MIGRATE", "127.0.0.1", &port, name, "0", "1000"]).await.expect("it moves");
+            self.0[from].ask::<()>(&["MIGRATE", "127.0.0.1", &port, name, "0", "1000", "AUTH", PASSWORD.0]).await.expect("it moves");
             // So that requests meet a slot that is half here and half there.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

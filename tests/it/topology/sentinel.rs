@@ -4,8 +4,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 use whatsnext::access::{Grants, Role};
 
-use super::{PATIENCE, three, until_shared};
-use crate::support::{Load, RedisServer, TestDatabase, each_with, is_shared, make_key, make_key_with, within};
+use super::{BACK, PATIENCE, three, until_shared};
+use crate::support::{
+    Load, PASSWORD, RedisServer, TestDatabase, each_with, is_shared, make_key, make_key_with, until_they_know_each_other, within,
+};
 
 /// What the sentinels call the master.
 const NAME: &str = "queue-master";
@@ -23,8 +25,8 @@ impl Watched {
         let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
         within(PATIENCE, "the replica follows", async || says(&replica, "master_link_status:up").await).await;
         let configuration = format!(
-            "sentinel monitor {NAME} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 3000\n",
-            master.port
+            "sentinel monitor {NAME} 127.0.0.1 {} 2\nsentinel auth-pass {NAME} {}\nsentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 3000\n",
+            master.port, PASSWORD.0
         );
         let sentinels = join_all((0..3).map(|_| RedisServer::start_sentinel(&configuration))).await;
         let watched = Self { master, replica, sentinels };
@@ -43,7 +45,7 @@ impl Watched {
 
     fn url(&self) -> String {
         let hosts: Vec<String> = self.sentinels.iter().map(RedisServer::address).collect();
-        format!("redis+sentinel://{}/{NAME}/0", hosts.join(","))
+        format!("redis+sentinel://:{0}@{1}/{NAME}/0?sentinel_password={0}", PASSWORD.1, hosts.join(","))
     }
 
     async fn until_most_name_the_other(&self) {
@@ -75,13 +77,15 @@ async fn sentinels_may_make_another_server_the_master() {
     let (readers, of_revoked) = (each_with(&fleet, &reader), each_with(&fleet, &revoked));
     until_shared(&readers).await;
     until_shared(&of_revoked).await;
+    // A server that has not heard of the others yet takes a greater share.
+    until_they_know_each_other(&watched.master, &database, 3).await;
 
     let (load, of_limited) = (Load::on(readers.iter().chain(&of_revoked).cloned()), Load::on(each_with(&fleet, &limited)));
     within(PATIENCE, "the limit is used up", async || of_limited.admitted() >= LIMIT as usize - 1).await;
     watched.master.kill();
     watched.until_most_name_the_other().await;
     until_shared(&readers).await;
-    assert_eq!(fleet[1].api.get("/readyz").await.expect(200)["status"], "ready");
+    within(BACK, "Redis is up", async || fleet[1].api.get("/readyz").await.expect(200)["status"] == "ready").await;
 
     // Who was the master comes back, and takes writes until the sentinels tell it not to. Nobody goes there.
     watched.master.restart().await;
