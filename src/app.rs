@@ -13,7 +13,7 @@ use crate::{
     postgres::{self, Database, migrate},
     queue::{
         Policy, Sweeper, clients,
-        jobs::{self, Bells, Claims},
+        jobs::{self, Claims, Wire},
     },
     redis::{self, Redis},
 };
@@ -36,6 +36,8 @@ pub enum BuildError {
 pub struct App {
     settings: Settings,
     state: api::State,
+    /// To the bells of other servers.
+    wire: Wire,
     /// Whether nobody is to wait for jobs any more.
     closing: CancellationToken,
 }
@@ -50,12 +52,13 @@ impl App {
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
+        let (bells, wire) = Wire::new(redis.clone());
         let (draining, tasks) = (Draining::default(), TaskTracker::new());
-        let jobs = jobs::Store::new(database.clone(), policy(&settings), Bells::default());
+        let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
         let state = api::State { database, redis, gate, jobs, claims, draining, tasks };
-        Ok(Self { settings, state, closing })
+        Ok(Self { settings, state, wire, closing })
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -83,7 +86,7 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, closing } = self;
+        let Self { settings, state, wire, closing } = self;
         let limits = http::Limits {
             connections: settings.max_connections,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
@@ -121,6 +124,7 @@ impl App {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
                 () = sweeper.run() => {}
+                () = wire.run() => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }

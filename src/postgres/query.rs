@@ -119,6 +119,7 @@ macro_rules! queries {
 
 queries! {
     attempts {
+        COMPLETE = "complete",
         END = "end",
         EXPIRED = "expired",
         FOLLOW = "follow",

@@ -17,6 +17,7 @@
 //! takes there what happened meanwhile ([`Redis::watch`]).
 
 mod connection;
+pub mod messages;
 mod url;
 mod watch;
 mod way;
@@ -71,6 +72,9 @@ pub enum Error {
     /// A command failed.
     #[error("a Redis command failed")]
     Command(#[from] RedisError),
+    /// No connection could be had.
+    #[error("no connection to Redis")]
+    Pool(#[from] deadpool_redis::PoolError),
     /// No answer in time.
     #[error("Redis did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),

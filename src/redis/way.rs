@@ -25,8 +25,8 @@ pub(super) type Address = (String, u16);
 pub(super) enum Way {
     /// One server.
     One(Client),
-    /// A cluster.
-    Cluster(Box<ClusterClient>),
+    /// A cluster, and the nodes of it that are known.
+    Cluster(Box<ClusterClient>, Vec<Client>),
     /// A master that moves.
     Sentinel(Sentinels),
 }
@@ -45,9 +45,10 @@ impl Way {
             Place::One => Ok(Self::One(open(url)?)),
             Place::Cluster(nodes) => {
                 // Nodes that are gone may be met twice: among those of the URL, and among those of which the others tell.
+                let clients = nodes.iter().map(|node| open(node.as_str())).collect::<Result<_, _>>()?;
                 let builder = ClusterClientBuilder::new(nodes).connection_timeout(time / 4).response_timeout(time);
                 // Enough to follow a slot that moves. Whoever asks does not wait for long.
-                Ok(Self::Cluster(builder.retries(3).min_retry_wait(2).max_retry_wait(20).build().map_err(wrong)?.into()))
+                Ok(Self::Cluster(builder.retries(3).min_retry_wait(2).max_retry_wait(20).build().map_err(wrong)?.into(), clients))
             }
             Place::Sentinel { sentinels, name, master } => {
                 // So that what is wrong with it is told now.
@@ -63,7 +64,7 @@ impl Way {
         let to_one = |connection| Link { connection: Connection::One(connection), nodes: Nodes::one().into() };
         match self {
             Self::One(client) => Ok((to_one(connection(client, time).await?), None)),
-            Self::Cluster(client) => {
+            Self::Cluster(client, _) => {
                 let mut connection = client.get_async_connection().await?;
                 let nodes = nodes(&mut connection).await?.into();
                 Ok((Link { connection: Connection::Cluster(connection), nodes }, None))
@@ -71,6 +72,25 @@ impl Way {
             Self::Sentinel(sentinels) => {
                 let (connection, address) = sentinels.connect(time).await?;
                 Ok((to_one(connection), Some(address)))
+            }
+        }
+    }
+
+    /// Any server that takes part: which one does not matter to messages.
+    pub(super) async fn any(&self, time: Duration) -> Result<Client, Error> {
+        match self {
+            Self::One(client) => Ok(client.clone()),
+            Self::Cluster(_, nodes) => {
+                for node in nodes {
+                    if connection(node, time / 4).await.is_ok() {
+                        return Ok(node.clone());
+                    }
+                }
+                Err(Error::Slots)
+            }
+            Self::Sentinel(sentinels) => {
+                let ((host, port), _) = sentinels.address(time).await?;
+                Ok(Client::open(sentinels.master.at(&host, port))?)
             }
         }
     }

@@ -101,7 +101,12 @@ impl Api {
         self.check(&caller, Scope::Read, *job_id).await?;
         let after = i32::try_from((*after_id).clamp(0, i32::MAX.into())).unwrap_or(i32::MAX);
         let page = queue::Page { after, skip: skip.get(), limit: limit.get() };
-        Ok(Paged(self.jobs.attempts(*job_id, page).await?.map(Attempt::from)))
+        let attempts = self.jobs.attempts(*job_id, page).await?;
+        if attempts.total == 0 {
+            // It may have been deleted just now.
+            self.jobs.get(*job_id).await?;
+        }
+        Ok(Paged(attempts.map(Attempt::from)))
     }
 
     /// Ask why a job does not run
@@ -222,6 +227,6 @@ impl Api {
         report: Report,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
         self.check(caller, Scope::Work, job_id).await?;
-        Ok(Reply(self.jobs.report(job_id, attempt.get_i32(), &report).await?.into()))
+        Ok(Reply(self.jobs.report(job_id, attempt.get_i32(), report).await?.into()))
     }
 }

@@ -62,15 +62,21 @@ impl Store {
         }
     }
 
-    /// The project of a job: known before anything waits for a lock, so that what waits is in the project's lane.
+    /// The project of a job: known before anything waits for a lock, so that what waits is in the project's lane. A job that was deleted lately may still
+    /// have one.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`].
     pub async fn project_of(&self, id: i64) -> Result<i64> {
+        if let Some(project_id) = self.projects.get(&id) {
+            return Ok(project_id);
+        }
         let client = self.database.client().await?;
         let row = jobs::PROJECT.maybe(&client, &[&id]).await?;
-        row.map(|row| row.get("project_id")).ok_or(Error::NotFound(Thing::Job(id)))
+        let project_id = row.map(|row| row.get("project_id")).ok_or(Error::NotFound(Thing::Job(id)))?;
+        self.projects.insert(id, project_id);
+        Ok(project_id)
     }
 }
 

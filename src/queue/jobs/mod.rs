@@ -34,7 +34,7 @@ mod update;
 
 pub use attempts::{Attempt, AttemptStatus, Beat, Left, Outcome, Reason, Report};
 pub use claim::{Claim, Claimed, Resources};
-pub use claims::{Bells, Claims, Granted, Wish};
+pub use claims::{Bells, Claims, Granted, Wire, Wish};
 pub use explain::{Explanation, Wait};
 pub use handover::{Handover, Receipt};
 pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, UnknownStatus};

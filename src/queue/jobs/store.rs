@@ -1,5 +1,8 @@
 //! Reading jobs.
 
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 
 use super::{Dependencies, Filter, Job, Parent, Status, claims::Bells, plenty::Plenty};
@@ -19,13 +22,18 @@ pub struct Store {
     pub(super) policy: Policy,
     pub(super) plenty: Plenty,
     pub(super) bells: Bells,
+    /// Of jobs by id, which never changes.
+    pub(super) projects: Arc<Cache<i64, i64>>,
 }
+
+/// Of how many jobs it is remembered whose they are.
+const REMEMBERED: usize = 20_000;
 
 impl Store {
     /// The jobs of this database, with what holds where neither a job nor its task says another thing.
     /// The bells are rung when there may be something to claim.
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
-        Self { database, policy, plenty: Plenty::default(), bells }
+        Self { database, policy, plenty: Plenty::default(), bells, projects: Arc::new(Cache::new(REMEMBERED)) }
     }
 
     /// One job.

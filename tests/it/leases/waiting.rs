@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::World;
-use crate::support::{Server, eventually};
+use crate::support::{Server, TestDatabase, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_claim_is_answered_as_soon_as_there_is_something() {
@@ -96,4 +96,48 @@ async fn who_goes_away_gets_nothing_and_a_server_that_stops_answers() {
     }
     assert!(began.elapsed() < Duration::from_secs(20), "it does not wait for those who wait: {:?}", began.elapsed());
     world.end().await;
+}
+
+/// What happens on one server is heard on the others, much sooner than they look by themselves; and without Redis they look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_waits_on_one_server_hears_of_a_job_submitted_on_another() {
+    let database = TestDatabase::new().await;
+    let proxy = crate::support::Proxy::to_redis().await;
+    let url = proxy.redis_url();
+    let settings = [("rate_limit_per_minute", "0"), ("redis_url", url.as_str())];
+    let (first, second) = (Server::start_with(&database, &settings).await, Server::start_with(&database, &settings).await);
+    let (project, task) = first.api.project_with_task("p").await;
+    let client = json!({"id": "node", "name": "n", "entity": "e", "available_cpu": 1000});
+    first.api.post("/clients/register", client).await.expect(201);
+    let wait = || {
+        let (api, path) = (second.api.clone(), format!("/projects/{project}/claims"));
+        tokio::spawn(async move {
+            let claimed = api.post(&path, json!({"client_id": "node", "wait_seconds": 30})).await.expect(200);
+            (Instant::now(), claimed["jobs"][0]["job"]["id"].as_i64())
+        })
+    };
+    let watcher = database.connect().await;
+    let heard = async || watcher.query_one("select last_heartbeat::text from clients", &[]).await.unwrap().get::<_, String>(0);
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let before = heard().await;
+        let waiting = wait();
+        eventually("the claim has come in", || async { heard().await != before }).await;
+        let sent = Instant::now();
+        let job = first.api.job(project, task, "j", &[]).await;
+        let (at, got) = waiting.await.unwrap();
+        assert_eq!(got, Some(job));
+        times.push(at - sent);
+    }
+    times.sort_unstable();
+    assert!(
+        times[10] < Duration::from_millis(500),
+        "expected half of them within 500 ms, which looking by themselves cannot do: {times:?}"
+    );
+    proxy.cut();
+    let waiting = wait();
+    let job = first.api.job(project, task, "j", &[]).await;
+    assert_eq!(waiting.await.unwrap().1, Some(job));
+    first.stop().await;
+    second.stop().await;
 }

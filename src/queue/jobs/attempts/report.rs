@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 use super::{Attempt, AttemptStatus, Outcome, Reason, Report, attempt, stale};
 use crate::{
     postgres::{
-        Transaction,
-        query::{Params, attempts as sql},
+        Transaction, Work,
+        query::{Params, attempts as sql, graph},
         types::Json,
     },
     queue::{
@@ -26,7 +26,13 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::Stale`].
     pub async fn start(&self, job_id: i64, number: i32) -> Result<Attempt> {
-        self.transition(job_id, &Start { number }).await
+        let client = self.database.client().await?;
+        let row = sql::START.maybe(&client, &[&job_id, &number]).await?;
+        drop(client);
+        match row {
+            Some(row) => Ok(attempt(&row)),
+            None => self.as_it_is(job_id, number, |attempt| attempt.status == AttemptStatus::Running).await,
+        }
     }
 
     /// Ends an attempt as its client says.
@@ -34,8 +40,34 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotFound`]; [`Error::Stale`] if it ended in another way.
-    pub async fn report(&self, job_id: i64, number: i32, report: &Report) -> Result<Attempt> {
-        self.transition(job_id, &End { number, report, store: self }).await
+    pub async fn report(&self, job_id: i64, number: i32, report: Report) -> Result<Attempt> {
+        let Report { outcome, log_tail } = report;
+        match outcome {
+            Outcome::Completed(result) => self.complete(job_id, number, result, log_tail).await,
+            Outcome::Failed { .. } | Outcome::Released(_) => {
+                self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await
+            }
+        }
+    }
+
+    /// Nothing is asked of other jobs but a count, so this does without asking what the job is to become.
+    async fn complete(&self, job_id: i64, number: i32, result: Option<Box<RawValue>>, log_tail: Option<String>) -> Result<Attempt> {
+        let project_id = self.project_of(job_id).await?;
+        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await?;
+        // Its children may be ready, and its client has more to give.
+        self.bells.ring(project_id);
+        let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
+        match completed {
+            Some(attempt) => Ok(attempt),
+            None => self.as_it_is(job_id, number, is_repeated).await,
+        }
+    }
+
+    /// An attempt of which nothing was changed, if that is as it should be.
+    async fn as_it_is(&self, job_id: i64, number: i32, is_right: impl Fn(&Attempt) -> bool) -> Result<Attempt> {
+        let job = self.get(job_id).await?;
+        let attempt = self.attempt(job_id, number).await?;
+        if is_right(&attempt) { Ok(attempt) } else { Err(stale(&attempt, job.attempt, job.status)) }
     }
 
     /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
@@ -58,30 +90,36 @@ fn none_is_false(done: Result<bool>) -> Result<bool> {
     }
 }
 
-struct Start {
+struct Complete {
+    job_id: i64,
+    project_id: i64,
     number: i32,
+    result: Option<Box<RawValue>>,
+    log_tail: Option<String>,
 }
 
-impl Ask for Start {
-    type Output = Attempt;
+impl Work for Complete {
+    type Output = Option<Attempt>;
+    type Error = Error;
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<Attempt>> {
-        let (attempt, _) = lock(transaction, job.id, self.number).await?;
-        match attempt.status {
-            AttemptStatus::Running => Ok(Answer::Already(attempt)),
-            AttemptStatus::Claimed => Ok(Answer::Move(Move::to(Status::Running, job))),
-            _ => Err(stale(&attempt, job.attempt, job.status)),
-        }
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
     }
 
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, _: Status) -> Result<Attempt> {
-        Ok(attempt(&sql::START.one(transaction, &[&job.id, &self.number]).await?))
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Attempt>> {
+        let Self { job_id, number, result, log_tail, .. } = self;
+        let row = sql::COMPLETE.maybe(transaction, &[job_id, number, &result.as_deref().map(Json), log_tail]).await?;
+        if row.is_some() {
+            graph::ADJUST_CHILDREN.execute(transaction, &[job_id, &-1]).await?;
+        }
+        Ok(row.map(|row| attempt(&row)))
     }
 }
 
 struct End<'a> {
     number: i32,
-    report: &'a Report,
+    outcome: &'a Outcome,
+    log_tail: Option<String>,
     store: &'a Store,
 }
 
@@ -91,10 +129,10 @@ impl Ask for End<'_> {
     async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<Attempt>> {
         let (attempt, _) = lock(transaction, job.id, self.number).await?;
         if !attempt.status.is_live() {
-            let is_repeated = attempt.reported && attempt.status == self.report.outcome.status();
+            let is_repeated = attempt.reported && attempt.status == self.outcome.status();
             return if is_repeated { Ok(Answer::Already(attempt)) } else { Err(stale(&attempt, job.attempt, job.status)) };
         }
-        let to = match self.report.outcome {
+        let to = match self.outcome {
             Outcome::Completed(_) => Move::to(Status::Completed, job),
             // What was to be cancelled is not tried again.
             _ if attempt.cancel_requested => Move::to(Status::Cancelled, job),
@@ -106,15 +144,15 @@ impl Ask for End<'_> {
     }
 
     async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Attempt> {
-        let Report { outcome, log_tail } = self.report;
-        let (mut result, mut error, mut exit_code, mut reason) = (None, None, None, None);
+        let Self { outcome, log_tail, .. } = self;
+        let (mut error, mut exit_code, mut reason) = (None, None, None);
         match outcome {
-            Outcome::Completed(value) => result = value.as_deref().map(Json),
+            Outcome::Completed(_) => {}
             Outcome::Failed { error: text, exit_code: code, .. } => (error, exit_code) = (Some(text), *code),
             Outcome::Released(why) => reason = Some(why.as_str()),
         }
         let (ended, became) = (outcome.status().as_str(), status.as_str());
-        let params: Params<'_> = &[&job.id, &self.number, &ended, &became, &result, log_tail, &error, &exit_code, &reason, &true];
+        let params: Params<'_> = &[&job.id, &self.number, &ended, &became, log_tail, &error, &exit_code, &reason, &true];
         Ok(attempt(&sql::END.one(transaction, params).await?))
     }
 }
@@ -188,8 +226,7 @@ async fn lock(transaction: &Transaction<'_>, job_id: i64, number: i32) -> Result
 async fn end(transaction: &Transaction<'_>, job: &Locked, number: i32, ended: AttemptStatus, became: Status, reason: &str) -> Result<bool> {
     let none: Option<&str> = None;
     let (ended, became) = (ended.as_str(), became.as_str());
-    let no_result: Option<Json<&RawValue>> = None;
-    let params: Params<'_> = &[&job.id, &number, &ended, &became, &no_result, &none, &none, &None::<i32>, &reason, &false];
+    let params: Params<'_> = &[&job.id, &number, &ended, &became, &none, &none, &None::<i32>, &reason, &false];
     sql::END.maybe(transaction, params).await?;
     Ok(true)
 }

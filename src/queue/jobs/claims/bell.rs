@@ -6,9 +6,17 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc};
+use futures_util::StreamExt as _;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+use crate::redis::{Redis, messages::TOGETHER};
 
 /// The bells of all projects in which anybody waits here; clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -25,11 +33,6 @@ pub(super) struct Bell {
 }
 
 impl Bells {
-    /// Bells that are to be rung on other servers too: their projects come out of the channel.
-    pub fn with_others(elsewhere: mpsc::UnboundedSender<i64>) -> Self {
-        Self { elsewhere: Some(elsewhere), ..Self::default() }
-    }
-
     /// There may be something to claim, here and elsewhere.
     pub fn ring(&self, project_id: i64) {
         self.ring_here(project_id);
@@ -40,14 +43,14 @@ impl Bells {
     }
 
     /// There may be something to claim, as another server says.
-    pub fn ring_here(&self, project_id: i64) {
+    fn ring_here(&self, project_id: i64) {
         if let Some(bell) = self.find(project_id) {
             bell.ring();
         }
     }
 
     /// Everybody looks: what was rung elsewhere may have got lost.
-    pub fn ring_all_here(&self) {
+    fn ring_all_here(&self) {
         let bells: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
         for bell in bells {
             bell.ring();
@@ -76,6 +79,95 @@ impl Bells {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Weak<Bell>>> {
         self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long it may be silent before it is asked whether anybody can be heard.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long after a failure it is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The channel on which servers tell each other.
+const CHANNEL: &str = "ready";
+
+/// Passes on what is rung here to other servers, and what is rung there to these bells. Nothing depends on it but how soon somebody looks.
+pub struct Wire {
+    bells: Bells,
+    rung: mpsc::UnboundedReceiver<i64>,
+    redis: Redis,
+    /// Whose messages need not be heard.
+    server: Uuid,
+}
+
+impl Wire {
+    /// Bells, and the wire to those of other servers.
+    pub fn new(redis: Redis) -> (Bells, Self) {
+        let (sender, rung) = mpsc::unbounded_channel();
+        let bells = Bells { elsewhere: Some(sender), ..Bells::default() };
+        (bells.clone(), Self { bells, rung, redis, server: Uuid::new_v4() })
+    }
+
+    /// Never ends.
+    pub async fn run(self) {
+        let Self { bells, rung, redis, server } = self;
+        let (probe, probes) = mpsc::channel(1);
+        tokio::join!(send(&redis, server, rung, probes), hear(&redis, server, &bells, probe));
+    }
+}
+
+async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::UnboundedReceiver<i64>, mut probes: mpsc::Receiver<()>) {
+    let mut sender = redis.sender(CHANNEL);
+    let mut projects = Vec::new();
+    loop {
+        projects.clear();
+        tokio::select! {
+            count = rung.recv_many(&mut projects, TOGETHER) => if count == 0 { return },
+            Some(()) = probes.recv() => {}
+        }
+        // Many jobs of a project that end at once are one reason to look.
+        projects.sort_unstable();
+        projects.dedup();
+        let mut messages: Vec<String> = projects.iter().map(|project| format!("{server} {project}")).collect();
+        if messages.is_empty() {
+            messages.push(format!("{server} ?"));
+        }
+        if let Err(error) = sender.send(&messages).await {
+            {
+                let error: &dyn std::error::Error = &error;
+                tracing::debug!(error, "other servers were not told that there are jobs: they look by themselves");
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()>) {
+    loop {
+        if let Ok(mut messages) = redis.messages(CHANNEL).await {
+            // What was rung before was not heard.
+            bells.ring_all_here();
+            let mut is_silent = false;
+            loop {
+                match timeout(SILENCE, messages.next()).await {
+                    Ok(Some(message)) => {
+                        is_silent = false;
+                        let project = message.split_once(' ').filter(|(from, _)| *from != server.to_string());
+                        if let Some(project) = project.and_then(|(_, project)| project.parse().ok()) {
+                            bells.ring_here(project);
+                        }
+                    }
+                    Ok(None) => break,
+                    // Not even its own probe was heard.
+                    Err(_) if is_silent => break,
+                    Err(_) => {
+                        is_silent = true;
+                        probe.try_send(()).ok();
+                    }
+                }
+            }
+        }
+        sleep(PAUSE).await;
     }
 }
 

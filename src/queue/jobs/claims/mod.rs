@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use bell::Bells;
+pub use bell::{Bells, Wire};
 
 use super::{Handover, Job, Resources, Store};
 use crate::queue::{Error, Result};

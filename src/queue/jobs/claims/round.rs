@@ -37,9 +37,6 @@ impl Work for Round<'_> {
     type Error = Error;
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Found>> {
-        if projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
-            return Ok(self.wishes.iter().map(|_| Err(Error::NotFound(Thing::Project(self.project_id)))).collect());
-        }
         let mut free = self.clients(transaction).await?;
         let known: HashSet<&str> = free.keys().copied().collect();
         let mut found: Vec<Found> = Vec::with_capacity(self.wishes.len());
@@ -84,6 +81,11 @@ impl Work for Round<'_> {
                     asked.insert((profile, tasks));
                 }
             }
+        }
+        // Where there is nothing there may be no project.
+        let is_nothing = found.iter().all(|found| found.as_ref().map_or(true, Vec::is_empty));
+        if is_nothing && projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
+            return Ok(self.wishes.iter().map(|_| Err(Error::NotFound(Thing::Project(self.project_id)))).collect());
         }
         Ok(found)
     }
