@@ -30,7 +30,7 @@ async fn a_client_over_its_limit_still_keeps_its_jobs() {
     }
 
     let beat = |n: usize| {
-        let api = if n % 2 == 0 { &first } else { &second };
+        let api = [&first, &second][n % 2];
         api.post("/clients/node/heartbeat", json!({}))
     };
     let said = first.post(&format!("/jobs/{job}/attempts/1/start"), json!({})).await;
