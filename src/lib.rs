@@ -26,6 +26,7 @@
 //!
 //! - A change is one statement or one transaction; what follows from it for other jobs happens in the same one ([`queue::jobs::graph`]).
 //! - A claimed job has a client that received it, or goes back ([`queue::jobs::Handover`]).
+//! - Of an attempt that is over nothing changes any more, and no job is offered again before its lease has ended ([`queue::jobs::attempts`]).
 //! - A 5xx says nothing of the inside; the log says it, under the request's id ([`api::Error`]).
 
 pub mod access;

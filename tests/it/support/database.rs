@@ -118,7 +118,13 @@ impl TestDatabase {
                  select format('the edge %s -> %s leads to or from nothing', job_id, depends_on)
                  from dependencies d
                  where not exists (select from jobs where id = d.job_id and project_id = d.project_id)
-                    or not exists (select from jobs where id = d.depends_on and project_id = d.project_id)",
+                    or not exists (select from jobs where id = d.depends_on and project_id = d.project_id)
+                 union all
+                 select format('attempt %s of job %s is %s; the job is %s in attempt %s', a.number, a.job_id, a.status, j.status, j.attempt)
+                 from attempts a
+                 left join jobs j on j.id = a.job_id
+                 where j.id is null or a.number > j.attempt
+                    or (a.ended_at is null and (a.number <> j.attempt or j.status not in ('QUEUED', 'RUNNING')))",
                 &[],
             )
             .await

@@ -1,7 +1,7 @@
 //! Claims by clients that are registered: with a lease, no more than the client has, and waiting for what is not there yet.
 //!
 //! Claims of one project that arrive at a server while it serves others are served together, in one transaction (`round`), first come first served
-//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when a [`Bell`] rings because there
+//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`] rings because there
 //! may be something new, or looks by itself now and then.
 
 mod assign;
