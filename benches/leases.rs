@@ -145,7 +145,9 @@ fn pgbench(database: &TestDatabase, task: i64) -> f64 {
          and ready order by -priority, id limit 1 for no key update skip locked) returning id, name, parameters;\n"
     );
     std::fs::write(script.path(), sql).unwrap();
-    let url = store_url("WHATSNEXT_TEST_DATABASE_URL").replace("/postgres", &format!("/{}", database.name()));
+    let url = store_url("WHATSNEXT_TEST_DATABASE_URL");
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let url = format!("{server}/{}", database.name());
     let program = std::env::var("PGBENCH").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pgbench".to_owned());
     let arguments = ["-n", "-M", "prepared", "-c", "16", "-j", "2", "-T", &TIME.as_secs().to_string(), "-f"];
     let output = Command::new(program).args(arguments).arg(script.path()).arg(url).output().unwrap();

@@ -71,6 +71,56 @@ alter table clients
 alter table jobs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 alter table attempts set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
+-- How many jobs of each status a project has: the sums of its rows. Every statement that changes jobs adds what it changes, so that no two of them wait for each
+-- other; projects/compact_counts.sql makes few rows of many. There is no foreign key: what goes with a project is counted down like everything else.
+create table job_counts (
+    project_id bigint not null,
+    status     text   not null,
+    jobs       bigint not null
+);
+
+create index job_counts_project_idx on job_counts (project_id);
+
+insert into job_counts (project_id, status, jobs)
+select project_id, status, count(*)
+from jobs
+group by project_id, status;
+
+create function count_jobs() returns trigger language plpgsql as $$
+begin
+    case tg_op
+        when 'INSERT' then
+            insert into job_counts (project_id, status, jobs)
+            select project_id, status, count(*)
+            from new_jobs
+            group by project_id, status;
+        when 'DELETE' then
+            insert into job_counts (project_id, status, jobs)
+            select project_id, status, -count(*)
+            from old_jobs
+            group by project_id, status;
+        else
+            insert into job_counts (project_id, status, jobs)
+            select project_id, status, sum(one)
+            from (
+                select project_id, status, 1 as one from new_jobs
+                union all
+                select project_id, status, -1 from old_jobs
+            ) as changed
+            group by project_id, status
+            having sum(one) <> 0;
+    end case;
+    return null;
+end
+$$;
+
+create trigger jobs_count_inserted after insert on jobs
+    referencing new table as new_jobs for each statement execute function count_jobs();
+create trigger jobs_count_updated after update on jobs
+    referencing old table as old_jobs new table as new_jobs for each statement execute function count_jobs();
+create trigger jobs_count_deleted after delete on jobs
+    referencing old table as old_jobs for each statement execute function count_jobs();
+
 -- Requests that must not be done twice (Idempotency-Key): what was answered, kept by the transaction that did it.
 create table submissions (
     caller     text        not null,

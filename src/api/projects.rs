@@ -43,6 +43,53 @@ pub struct ProjectData {
     data: Project,
 }
 
+/// How a project stands.
+#[derive(Debug, Serialize, Object)]
+pub struct ProjectStats {
+    /// How many jobs have which status.
+    jobs: JobCounts,
+    /// For how many seconds the job that has been ready for longest has been so; null if none is ready.
+    oldest_ready_seconds: Option<f64>,
+    /// How many clients are alive. They work for all projects.
+    live_clients: i64,
+    /// How many of the project's jobs are run with a lease.
+    leases: i64,
+}
+
+/// How many jobs have which status.
+#[derive(Debug, Serialize, Object)]
+#[serde(rename_all = "UPPERCASE")]
+#[oai(rename_all = "UPPERCASE")]
+pub struct JobCounts {
+    pending: i64,
+    queued: i64,
+    running: i64,
+    completed: i64,
+    failed: i64,
+    blocked: i64,
+    cancelled: i64,
+}
+
+impl From<projects::Stats> for ProjectStats {
+    fn from(stats: projects::Stats) -> Self {
+        let count = |status: jobs::Status| stats.counts.get(status.as_str()).copied().unwrap_or_default();
+        Self {
+            jobs: JobCounts {
+                pending: count(jobs::Status::Pending),
+                queued: count(jobs::Status::Queued),
+                running: count(jobs::Status::Running),
+                completed: count(jobs::Status::Completed),
+                failed: count(jobs::Status::Failed),
+                blocked: count(jobs::Status::Blocked),
+                cancelled: count(jobs::Status::Cancelled),
+            },
+            oldest_ready_seconds: stats.oldest_ready_seconds,
+            live_clients: stats.live_clients,
+            leases: stats.leases,
+        }
+    }
+}
+
 /// A project to be made.
 #[derive(Debug, Deserialize, Object)]
 pub struct NewProject {
@@ -161,6 +208,18 @@ impl Api {
         let ProjectUpdate { name, description, status } = body.into_inner();
         let project = self.projects.update(*project_id, &content(name, description, status)).await?;
         Ok(Reply(ProjectData { data: project.into() }))
+    }
+
+    /// See how a project stands
+    ///
+    /// In milliseconds, however many jobs it has.
+    #[oai(path = "/projects/:project_id/stats", method = "get", operation_id = "get_project_stats")]
+    async fn stats(
+        &self,
+        #[oai(scope = "Scope::Read")] _caller: Caller,
+        project_id: Path<i64>,
+    ) -> Result<Reply<ProjectStats>, Refusal<NotFound>> {
+        Ok(Reply(self.projects.stats(*project_id).await?.into()))
     }
 
     /// Delete a project with its tasks and jobs

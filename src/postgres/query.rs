@@ -213,11 +213,13 @@ queries! {
         TOUCH = "touch",
     }
     projects {
+        COMPACT_COUNTS = "compact_counts",
         DELETE = "delete",
         GET = "get",
         GET_BY_NAME = "get_by_name",
         INSERT = "insert",
         LIST = "list",
+        STATS = "stats",
         UPDATE = "update",
     }
     schema {

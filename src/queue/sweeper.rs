@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Result, clients, jobs};
+use super::{Result, clients, jobs, projects};
 
 /// How long between two sweeps at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +26,8 @@ pub struct Sweeper {
     pub jobs: jobs::Store,
     /// Clients fall silent.
     pub clients: clients::Store,
+    /// Jobs are counted.
+    pub projects: projects::Store,
     /// After how many seconds.
     pub client_timeout_seconds: u32,
     /// How long finished jobs are kept; nothing for ever.
@@ -84,6 +86,7 @@ impl Sweeper {
         if swept.expired > 0 {
             tracing::info!(expired = swept.expired, "leases have ended");
         }
+        self.projects.compact_counts().await?;
         if listened.is_none_or(|last| last.elapsed() >= SILENCE) {
             *listened = Some(Instant::now());
             self.clients.deactivate_silent(self.client_timeout_seconds).await?;

@@ -204,7 +204,12 @@ impl Table {
         let api = match holder {
             Holder::Token(role) => {
                 let asked = json!({"scopes": bundle(role), "projects": [own.id]});
-                self.api.with_key(api.post("/tokens", asked).await.expect(201)["token"].as_str().unwrap())
+                // On a machine with too much to do a server may lose sight of Redis for a moment, which holds the tokens.
+                let mut made = api.post("/tokens", asked.clone()).await;
+                while made.status == 503 {
+                    made = api.post("/tokens", asked.clone()).await;
+                }
+                self.api.with_key(made.expect(201)["token"].as_str().unwrap())
             }
             Holder::Everywhere(_) | Holder::Here(_) | Holder::MoreElsewhere => api,
         };

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 /// A project.
@@ -61,4 +63,17 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// How a project stands.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// How many jobs have which status; those that no job has are missing.
+    pub counts: BTreeMap<String, i64>,
+    /// How long ago the job became ready, or was last changed, that has been ready for longest.
+    pub oldest_ready_seconds: Option<f64>,
+    /// How many clients are alive, which work for all projects.
+    pub live_clients: i64,
+    /// How many of its jobs are run with a lease.
+    pub leases: i64,
 }

@@ -1,13 +1,22 @@
 //! Projects in the database.
 
-use super::{Content, Project, Status};
+use std::collections::BTreeMap;
+
+use super::{Content, Project, Stats, Status};
 use crate::{
     postgres::{
         Database, Row, Transaction, Work,
         query::{Params, graph, projects as sql, tasks},
+        types::Json,
     },
     queue::{Error, Listing, Page, Result, Thing, no_number},
 };
+
+/// From how many rows of counts of one status on they are made fewer.
+const MANY: i64 = 16;
+
+/// How many rows of counts become few at once.
+const COMPACTED: i64 = 10_000;
 
 /// The projects.
 #[derive(Clone)]
@@ -70,6 +79,33 @@ impl Store {
         let client = self.database.client_for(id).await?;
         let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
         row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))
+    }
+
+    /// How a project stands, in a time that does not depend on how many jobs it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn stats(&self, id: i64) -> Result<Stats> {
+        let client = self.database.client().await?;
+        let row = sql::STATS.maybe(&client, &[&id]).await?.ok_or(Error::NotFound(Thing::Project(id)))?;
+        Ok(Stats {
+            counts: row.get::<_, Json<BTreeMap<String, i64>>>("counts").0,
+            oldest_ready_seconds: row.get("oldest_ready_seconds"),
+            live_clients: row.get("live_clients"),
+            leases: row.get("leases"),
+        })
+    }
+
+    /// Makes few rows of what statements have counted.
+    pub async fn compact_counts(&self) -> Result<()> {
+        loop {
+            let client = self.database.client().await?;
+            let row = sql::COMPACT_COUNTS.one(&client, &[&MANY, &COMPACTED]).await?;
+            if row.get::<_, i64>("taken") < COMPACTED {
+                return Ok(());
+            }
+        }
     }
 
     /// Deletes a project with its tasks and jobs.

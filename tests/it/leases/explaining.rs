@@ -67,3 +67,37 @@ async fn finished_jobs_are_forgotten_after_their_time_if_nothing_needs_them() {
     .await;
     world.end().await;
 }
+
+/// What statements count is what there is, whatever is done.
+#[tokio::test]
+async fn a_project_says_how_it_stands() {
+    let world = World::new().await;
+    let stats = async || world.api.get(&format!("/projects/{}/stats", world.project)).await.expect(200);
+    assert_eq!(stats().await["oldest_ready_seconds"], Value::Null);
+    let oldest = world.job_with("oldest", json!({"priority": -5})).await;
+    let jobs: Vec<Value> = (0..40).map(|n| json!({"name": "j", "task_id": world.task, "parameters": {}, "priority": n % 3})).collect();
+    let added = world.api.post(&format!("/projects/{}/jobs/batch", world.project), json!({"jobs": jobs})).await.expect(201);
+    let first = added["job_ids"][0].as_i64().unwrap();
+    world.job_with("child", json!({"depends": {first.to_string(): ""}})).await;
+    world.claim(json!({"client_id": "node", "max_jobs": 2})).await;
+    world.api.set_status(first, "FAILED").await;
+    let told = stats().await;
+    let expected = json!({"PENDING": 38, "QUEUED": 2, "RUNNING": 0, "COMPLETED": 0, "FAILED": 1, "BLOCKED": 1, "CANCELLED": 0});
+    assert_eq!((&told["jobs"], &told["live_clients"], &told["leases"]), (&expected, &json!(1), &json!(2)));
+    let database = world.database.connect().await;
+    let seconds = "select extract(epoch from clock_timestamp() - updated_at)::float8 from jobs where id = $1";
+    let age: f64 = database.query_one(seconds, &[&oldest]).await.unwrap().get(0);
+    let told = told["oldest_ready_seconds"].as_f64().unwrap();
+    assert!((age - 5.0..=age).contains(&told), "the oldest is ready for about {age} s, though it is the least urgent; told: {told}");
+    // Many rows become few, and say the same.
+    let rows = async || database.query_one("select count(*) from job_counts", &[]).await.unwrap().get::<_, i64>(0);
+    for _ in 0..20 {
+        world.api.set_status(first, "PENDING").await;
+        world.api.set_status(first, "FAILED").await;
+    }
+    eventually("the counts are compacted", || async { rows().await <= 40 }).await;
+    assert_eq!(stats().await["jobs"], expected);
+    world.api.delete(&format!("/projects/{}", world.project)).await;
+    world.api.get(&format!("/projects/{}/stats", world.project)).await.problem(404);
+    world.end().await;
+}

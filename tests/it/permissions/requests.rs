@@ -155,7 +155,7 @@ pub(super) async fn ask(table: &Table, world: &World, operation: &Operation, sit
             let name = new_name("made");
             post(json!({"name": name}), Some(format!("/projects/name/{name}")), nowhere())
         }
-        "get_project" => get(no_project()),
+        "get_project" | "get_project_stats" => get(no_project()),
         "update_project" => {
             let body = json!({"name": name, "description": new_name("changed"), "status": "ACTIVE"});
             put(body, format!("/projects/{project}"), no_project())

@@ -120,6 +120,18 @@ impl TestDatabase {
                  where not exists (select from jobs where id = d.job_id and project_id = d.project_id)
                     or not exists (select from jobs where id = d.depends_on and project_id = d.project_id)
                  union all
+                 select format('project %s has %s jobs that are %s, and %s were counted', project_id, there, status, counted)
+                 from (
+                     select project_id, status, coalesce(sum(one), 0) as there, coalesce(sum(jobs), 0) as counted
+                     from (
+                         select project_id, status, 1 as one, null as jobs from jobs
+                         union all
+                         select project_id, status, null, jobs from job_counts
+                     ) as each_way
+                     group by project_id, status
+                 ) as compared
+                 where there <> counted
+                 union all
                  select format('attempt %s of job %s is %s; the job is %s in attempt %s', a.number, a.job_id, a.status, j.status, j.attempt)
                  from attempts a
                  left join jobs j on j.id = a.job_id
