@@ -9,6 +9,10 @@ use super::{Result, clients, jobs, projects};
 /// How long between two sweeps at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many times as long as a sweep took the next one waits, and how long at most: a lost client's jobs are offered again within five seconds of their leases.
+const SPARED: u32 = 4;
+const LONGEST: Duration = Duration::from_secs(3);
+
 /// How long at least: jobs that become due one after the other are swept together.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -76,7 +80,9 @@ impl Sweeper {
                 }
             };
             let interval = next.map_or(INTERVAL, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, INTERVAL.as_secs_f64())));
-            sleep(interval.saturating_sub(began.elapsed()).max(PAUSE)).await;
+            // Where a sweep takes long, because nothing that ended can be vacuumed, the next one waits.
+            let took = began.elapsed();
+            sleep(interval.saturating_sub(took).max(PAUSE).max((took * SPARED).min(LONGEST))).await;
         }
     }
 
@@ -86,11 +92,11 @@ impl Sweeper {
         if swept.expired > 0 {
             tracing::info!(expired = swept.expired, "leases have ended");
         }
-        self.projects.compact_counts().await?;
         if listened.is_none_or(|last| last.elapsed() >= SILENCE) {
             *listened = Some(Instant::now());
             self.clients.deactivate_silent(self.client_timeout_seconds).await?;
             self.jobs.tidy().await?;
+            self.projects.compact_counts().await?;
         }
         self.jobs.next_due().await
     }

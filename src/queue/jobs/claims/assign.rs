@@ -9,6 +9,8 @@ use crate::queue::jobs::Resources;
 pub(super) struct Candidate {
     pub(super) id: i64,
     pub(super) task_id: i64,
+    /// Less is more urgent: the priority, negated.
+    pub(super) rank: i32,
     pub(super) needs: Resources,
 }
 
@@ -92,7 +94,7 @@ mod tests {
             takers in proptest::collection::vec((0..CLIENTS.len(), 0..4_usize, resources(), proptest::option::of(0..3_i64)), 0..6),
             has in proptest::array::uniform3(resources()),
         ) {
-            let candidates: Vec<_> = (0..).zip(&jobs).map(|(id, (task_id, needs))| Candidate { id, task_id: *task_id, needs: *needs }).collect();
+            let candidates: Vec<_> = (0..).zip(&jobs).map(|(id, (task_id, needs))| Candidate { id, task_id: *task_id, rank: 0, needs: *needs }).collect();
             let only: Vec<Option<[i64; 1]>> = takers.iter().map(|(_, _, _, task)| task.map(|task| [task])).collect();
             let asked: Vec<_> = takers
                 .iter()

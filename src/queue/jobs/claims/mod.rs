@@ -6,6 +6,7 @@
 
 mod assign;
 mod bell;
+mod marks;
 mod round;
 
 use std::{
@@ -25,6 +26,7 @@ pub use bell::{Bells, Wire};
 
 use super::{Handover, Job, Resources, Store};
 use crate::queue::{Error, Result};
+use marks::Marks;
 use round::Round;
 
 /// How many claims one transaction serves.
@@ -108,14 +110,15 @@ impl Claims {
     /// Serves a project as long as anybody claims.
     async fn serve(self, project_id: i64) {
         let bell = self.jobs.bells.hear(project_id);
+        let marks = Mutex::default();
         let mut parked: Vec<Claim> = Vec::new();
         loop {
             let Some(new) = self.arrived(project_id, parked.is_empty()) else { return };
-            let left = self.serve_all(project_id, new, true).await;
+            let left = self.serve_all(project_id, &marks, new, true).await;
             parked.extend(left);
             if bell.has_rung() {
                 let waiting = std::mem::take(&mut parked);
-                parked = self.serve_all(project_id, waiting, false).await;
+                parked = self.serve_all(project_id, &marks, waiting, false).await;
             }
             let now = Instant::now();
             let is_over = |claim: &Claim| claim.until <= now || claim.answer.is_closed() || self.closing.is_cancelled();
@@ -146,13 +149,13 @@ impl Claims {
     }
 
     /// Answers what can be answered; returns the rest, in the same order.
-    async fn serve_all(&self, project_id: i64, claims: Vec<Claim>, are_new: bool) -> Vec<Claim> {
+    async fn serve_all(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>, are_new: bool) -> Vec<Claim> {
         let mut left = Vec::new();
         let mut claims = claims.into_iter().filter(|claim| !claim.answer.is_closed()).peekable();
         while claims.peek().is_some() {
             let (wishes, answers): (Vec<Wish>, Vec<_>) =
                 claims.by_ref().take(TOGETHER).map(|claim| (claim.wish, (claim.until, claim.answer))).unzip();
-            let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes }).await;
+            let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, marks }).await;
             let found = match round {
                 Ok(found) => found,
                 // Whoever waits may live to see the database again.

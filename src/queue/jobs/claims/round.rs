@@ -1,10 +1,15 @@
 //! One transaction that claims jobs for several clients.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use super::{
     Granted, Wish,
     assign::{Candidate, Taker, assign, give_back},
+    marks::Marks,
 };
 use crate::{
     postgres::{
@@ -27,6 +32,8 @@ const LOOKS: usize = 8;
 pub(super) struct Round<'a> {
     pub(super) project_id: i64,
     pub(super) wishes: &'a [Wish],
+    /// Where to begin to look. Right whatever becomes of the transaction: a mark only says where something was.
+    pub(super) marks: &'a Mutex<Marks>,
 }
 
 /// What a round found for one wish.
@@ -122,14 +129,32 @@ impl Round<'_> {
     ) -> Result<Vec<Candidate>> {
         let wanted: usize = takers.iter().map(|taker| taker.wants).sum();
         let limit = i64::try_from(wanted.min(CANDIDATES)).unwrap_or(i64::MAX);
-        let params: Params<'_> = &[&self.project_id, &profile.cpu, &profile.accelerators, &tasks, &limit];
-        let rows = sql::CANDIDATES.all(transaction, params).await?;
         let candidate = |row: &Row| Candidate {
             id: row.get("id"),
             task_id: row.get("task_id"),
+            rank: row.get("rank"),
             needs: Resources { cpu: row.get("required_cpu"), accelerators: row.get("required_accelerators") },
         };
-        Ok(rows.iter().map(candidate).collect())
+        loop {
+            let began = Instant::now();
+            let (mark_tasks, mark_ranks, mark_ids) = self.marks().arrays(began);
+            let params: Params<'_> =
+                &[&self.project_id, &profile.cpu, &profile.accelerators, &tasks, &limit, &mark_tasks, &mark_ranks, &mark_ids];
+            let rows = sql::CANDIDATES.all(transaction, params).await?;
+            let found: Vec<Candidate> = rows.iter().map(candidate).collect();
+            let was_whole = mark_tasks.is_empty();
+            if found.is_empty() && !was_whole {
+                // There may be something before the marks.
+                self.marks().forget();
+                continue;
+            }
+            self.marks().note(began, began.elapsed(), was_whole, &found);
+            return Ok(found);
+        }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn take(
