@@ -8,7 +8,7 @@ alter table tasks
 -- Null stands for what the task says, or else the settings.
 --
 -- A job is given out from `not_before` on. `due` says that this time has come (or was never set): what the index of ready jobs asks for cannot read a
--- clock, so somebody has to set it (attempts/due.sql), and claims never walk past jobs that are not due yet.
+-- clock, so somebody has to set it (jobs/due.sql), and claims never walk past jobs that are not due yet.
 alter table jobs
     add column max_attempts    integer constraint jobs_max_attempts_check check (max_attempts between 1 and 1000),
     add column backoff_seconds integer constraint jobs_backoff_seconds_check check (backoff_seconds between 0 and 86400),

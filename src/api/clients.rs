@@ -12,7 +12,7 @@ use super::{
     paging::{self, hundred},
     reply::{Created, Gone, Paged, Reply},
     tasks::none,
-    types::{Amount, Flag, Limit, Name, Prose, Skip, Timestamp},
+    types::{Amount, ClientId, Flag, Limit, Name, Prose, Skip, Timestamp},
 };
 use crate::queue::{
     Page,
@@ -120,11 +120,6 @@ fn yes() -> bool {
     true
 }
 
-/// Whether this can be a client's id.
-fn is_id(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
 #[OpenApi(tag = "Tag::Clients")]
 impl Api {
     /// Register a client
@@ -137,7 +132,7 @@ impl Api {
         body: Body<NewClient>,
     ) -> Result<Created<Client>, Refusal<BadRequest>> {
         let NewClient { id, name, entity, description, available_cpu, available_accelerators } = body.into_inner();
-        if !is_id(&id) {
+        if !ClientId::is_one(&id) {
             return Err(Error::new(StatusCode::BAD_REQUEST, "A client's id is 1 to 128 letters, digits, _ and -.").into());
         }
         let content = Content {

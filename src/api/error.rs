@@ -213,7 +213,7 @@ impl From<queue::Error> for Error {
 fn of_queue(error: &queue::Error) -> Error {
     use queue::Error::{
         Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, OthersClient,
-        PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Waited,
+        PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Unserved, Waited,
     };
     let refused = |status| Error::new(status, error.to_string());
     match error {
@@ -227,6 +227,7 @@ fn of_queue(error: &queue::Error) -> Error {
         }
         PageTooLarge(_) => Error::invalid(vec!["query".into(), "limit".into()], "out_of_range", error.to_string()),
         Database(error) => of_database(error),
+        Unserved => Error::internal(error.to_string()),
         Shared(error) => of_queue(error),
     }
 }

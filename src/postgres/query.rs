@@ -129,12 +129,14 @@ queries! {
         HEARTBEAT_OF_CLIENT = "heartbeat_of_client",
         LIST = "list",
         LOCK = "lock",
+        MAY_REPORT = "may_report",
         REQUEST_CANCEL = "request_cancel",
         START = "start",
     }
     claims {
         ARRIVE = "arrive",
         CANDIDATES = "candidates",
+        HEADS = "heads",
         HELD = "held",
         TAKE = "take",
     }
@@ -179,6 +181,7 @@ queries! {
     jobs {
         CLAIM = "claim",
         COUNT_READY = "count_ready",
+        CREATE = "create",
         DELETE = "delete",
         DUE = "due",
         EXPLAIN = "explain",

@@ -126,6 +126,9 @@ pub enum Error {
     /// A page of a list would be too large to hold.
     #[error("a page may have at most {0} bytes, and this one has more: ask for fewer")]
     PageTooLarge(usize),
+    /// The server failed to do what was asked, of which its log tells.
+    #[error("the task that served this claim has ended")]
+    Unserved,
     /// What went wrong with something that was done for several callers at once.
     #[error(transparent)]
     Shared(Arc<Error>),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Result, clients, jobs, projects};
+use super::{Error, clients, jobs, projects};
 
 /// How long between two sweeps at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -13,8 +13,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SPARED: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// How long at least: jobs that become due one after the other are swept together.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long at least between two looks for jobs that are due: jobs that become so one after the other are swept together.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long between two looks for clients that fell silent, and for what need not be kept any longer.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub struct Sweeper {
 impl Sweeper {
     /// Does all of it again and again. Never ends.
     pub async fn run(&self) {
-        tokio::join!(self.sweep_on(), self.prune_on());
+        tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on());
     }
 
     /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others.
@@ -58,8 +58,7 @@ impl Sweeper {
                     if next.is_some() { STEP } else { ROUND }
                 }
                 Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::debug!(error, "old jobs could not be forgotten; it is tried again");
+                    failed(&error);
                     ROUND
                 }
             };
@@ -67,37 +66,52 @@ impl Sweeper {
         }
     }
 
+    /// Takes back what leases that have ended were for.
     async fn sweep_on(&self) {
-        let mut listened = None;
         loop {
             let began = Instant::now();
-            let next = match self.sweep(&mut listened).await {
-                Ok(next) => next,
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::debug!(error, "a sweep failed; the next one does what it left");
-                    None
-                }
-            };
-            let interval = next.map_or(INTERVAL, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, INTERVAL.as_secs_f64())));
+            match self.jobs.sweep_leases().await {
+                Ok(swept) if swept.expired > 0 => tracing::info!(expired = swept.expired, "leases have ended"),
+                Ok(_) => {}
+                Err(error) => failed(&error),
+            }
             // Where a sweep takes long, because nothing that ended can be vacuumed, the next one waits.
             let took = began.elapsed();
-            sleep(interval.saturating_sub(took).max(PAUSE).max((took * SPARED).min(LONGEST))).await;
+            sleep(INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST))).await;
         }
     }
 
-    /// Does what is to be done now. Returns in how many seconds the next job is due.
-    async fn sweep(&self, listened: &mut Option<Instant>) -> Result<Option<f64>> {
-        let swept = self.jobs.sweep().await?;
-        if swept.expired > 0 {
-            tracing::info!(expired = swept.expired, "leases have ended");
+    /// Makes jobs ready when their time comes.
+    async fn wake_on(&self) {
+        loop {
+            let next = self.jobs.sweep_due().await.unwrap_or_else(|error| {
+                failed(&error);
+                None
+            });
+            // One that stays due is just being changed by somebody else.
+            let seconds = next.map_or(INTERVAL.as_secs_f64(), |seconds| seconds.clamp(0.0, INTERVAL.as_secs_f64()));
+            sleep(Duration::from_secs_f64(seconds).max(PAUSE)).await;
         }
-        if listened.is_none_or(|last| last.elapsed() >= SILENCE) {
-            *listened = Some(Instant::now());
-            self.clients.deactivate_silent(self.client_timeout_seconds).await?;
-            self.jobs.tidy().await?;
-            self.projects.compact_counts().await?;
-        }
-        self.jobs.next_due().await
     }
+
+    /// Looks for clients that fell silent, and forgets what need not be known any longer.
+    async fn tidy_on(&self) {
+        loop {
+            for done in [
+                self.clients.deactivate_silent(self.client_timeout_seconds).await.map(drop),
+                self.jobs.tidy().await,
+                self.projects.compact_counts().await,
+            ] {
+                if let Err(error) = done {
+                    failed(&error);
+                }
+            }
+            sleep(SILENCE).await;
+        }
+    }
+}
+
+fn failed(error: &Error) {
+    let error: &dyn std::error::Error = error;
+    tracing::debug!(error, "what is done now and then failed; the next time does what it left");
 }

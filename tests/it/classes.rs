@@ -91,8 +91,15 @@ async fn nobody_speaks_for_the_client_of_somebody_else() {
     let successor = server.api.with_key(rotated["key"].as_str().unwrap());
     assert_eq!(successor.post(&claims, claim("node")).await.expect(200)["jobs"][0]["job"]["id"], job);
     owner.post("/clients/node/heartbeat", json!({})).await.expect(200);
+    for (what, body) in [("start", json!({})), ("heartbeat", json!({})), ("complete", json!({"result": "forged"}))] {
+        let refused = other.post(&format!("/jobs/{job}/attempts/1/{what}"), body).await;
+        assert!(refused.problem(403).contains("was registered with another key"), "{what}");
+    }
+    successor.post(&format!("/jobs/{job}/attempts/1/complete"), json!({})).await.expect(200);
     // Those that are nobody's are everybody's, and admins speak for all.
     other.post("/clients/anybodys/heartbeat", json!({})).await.expect(200);
+    other.post("/clients/register", register("anybodys")).await.expect(201);
+    owner.post("/clients/anybodys/heartbeat", json!({})).await.expect(200);
     admin.delete("/clients/node").await;
     other.post("/clients/register", register("node")).await.expect(201);
 }

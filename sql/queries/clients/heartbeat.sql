@@ -1,5 +1,5 @@
 -- Notes that a client is alive.
 -- $1 client id
 update clients
-set last_heartbeat = now(), is_active = true
+set last_heartbeat = clock_timestamp(), is_active = true
 where id = $1

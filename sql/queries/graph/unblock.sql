@@ -17,7 +17,7 @@ with recursive reached (id) as (
     join dependencies d on d.job_id = reached.id
     join jobs parent on parent.id = d.depends_on
     where parent.status in ('FAILED', 'BLOCKED', 'CANCELLED')
-      and not exists (select from reached inside where inside.id = parent.id)
+      and parent.id not in (select id from reached)
     union
     select reached.id
     from held

@@ -9,6 +9,10 @@ with due as materialized (
     for no key update skip locked
 )
 update jobs
-set due = true, updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+set due = true,
+    updated_at = case
+        when status in ('PENDING', 'BLOCKED') then greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+        else updated_at
+    end
 where id = any (array (select id from due))
 returning project_id

@@ -66,11 +66,11 @@ impl Api {
             return Err(Error::invalid(vec!["body".into(), "task_ids".into()], "out_of_range", msg).into());
         }
         if let Some(owner) = caller.owner() {
-            self.clients.check(&claim.client_id, &owner).await?;
+            self.clients.check(&claim.client_id.0, &owner).await?;
         }
         let given = |amount: Option<Amount>| amount.map_or(i32::MAX, Amount::get_i32);
         let wish = Wish {
-            client_id: claim.client_id,
+            client_id: claim.client_id.0,
             max_jobs: claim.max_jobs.get_u32() as usize,
             lease_seconds: claim.lease_seconds.map_or(self.lease_seconds, super::types::LeaseSeconds::get_i32),
             limit: Resources { cpu: given(claim.available_cpu), accelerators: given(claim.available_accelerators) },
@@ -144,7 +144,7 @@ impl Api {
         job_id: Path<i64>,
         attempt: Path<AttemptNumber>,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        self.check(&caller, Scope::Work, *job_id).await?;
+        self.check_report(&caller, *job_id, *attempt).await?;
         Ok(Reply(self.jobs.start(*job_id, attempt.get_i32()).await?.into()))
     }
 
@@ -159,7 +159,7 @@ impl Api {
         attempt: Path<AttemptNumber>,
         body: Body<Heartbeat>,
     ) -> Result<Reply<Lease>, Refusal<(NotFound, Conflict)>> {
-        self.check(&caller, Scope::Work, *job_id).await?;
+        self.check_report(&caller, *job_id, *attempt).await?;
         Ok(Reply(self.jobs.heartbeat(&body.into_inner().of(*job_id, *attempt)).await?.into()))
     }
 
@@ -191,7 +191,7 @@ impl Api {
         body: Body<Failure>,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
         let Failure { error, exit_code, retryable, log_tail } = body.into_inner();
-        let outcome = Outcome::Failed { error: error.into_string(), exit_code: exit_code.map(super::types::ExitCode::get_i32), retryable };
+        let outcome = Outcome::Failed { error: error.0, exit_code: exit_code.map(super::types::ExitCode::get_i32), retryable };
         self.report(&caller, *job_id, *attempt, Report { outcome, log_tail: log_tail.map(|tail| tail.0) }).await
     }
 
@@ -219,6 +219,15 @@ impl Api {
         caller.check_on(scope, project_id, || Thing::Job(job_id))
     }
 
+    /// Whether a caller may say something of an attempt: in its project, and for its client.
+    async fn check_report(&self, caller: &Caller, job_id: i64, attempt: AttemptNumber) -> Result<(), Error> {
+        self.check(caller, Scope::Work, job_id).await?;
+        match caller.owner() {
+            Some(owner) => Ok(self.jobs.check_reporter(job_id, attempt.get_i32(), &owner).await?),
+            None => Ok(()),
+        }
+    }
+
     async fn report(
         &self,
         caller: &Caller,
@@ -226,7 +235,7 @@ impl Api {
         attempt: AttemptNumber,
         report: Report,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        self.check(caller, Scope::Work, job_id).await?;
+        self.check_report(caller, job_id, attempt).await?;
         Ok(Reply(self.jobs.report(job_id, attempt.get_i32(), report).await?.into()))
     }
 }

@@ -7,8 +7,8 @@ use crate::{
     api::{
         jobs::Job,
         types::{
-            Amount, AttemptNumber, ExitCode, Fraction, JobStatus, LeaseSeconds, Line, LogTail, Many, Name, Outcome, Prose, Timestamp,
-            WaitSeconds,
+            Amount, AttemptNumber, ClientId, ExitCode, Fraction, JobStatus, LeaseSeconds, Line, LogTail, Many, Name, Outcome, Prose,
+            Timestamp, WaitSeconds,
         },
     },
     queue::jobs::{self, Left},
@@ -18,8 +18,7 @@ use crate::{
 #[derive(Debug, Deserialize, Object)]
 pub struct NewClaim {
     /// The client, which must be registered: it is never given more than it registered with, counting what it runs already.
-    #[oai(validator(pattern = "^[A-Za-z0-9_-]{1,128}$"))]
-    pub(super) client_id: String,
+    pub(super) client_id: ClientId,
     /// How many jobs at most.
     #[oai(default = "one")]
     #[serde(default = "one")]
@@ -157,7 +156,7 @@ pub struct Failure {
     /// What went wrong.
     #[oai(default)]
     #[serde(default)]
-    pub(super) error: Prose,
+    pub(super) error: LogTail,
     /// What the program exited with.
     pub(super) exit_code: Option<ExitCode>,
     /// Whether another attempt may do better.

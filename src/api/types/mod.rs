@@ -80,5 +80,5 @@ pub use number::{
 pub use parameters::Parameters;
 pub use report::{Fraction, LogTail, Outcome};
 pub use status::{JobStatus, ProjectStatus};
-pub use text::{Line, Name, Prose, Text};
+pub use text::{ClientId, Line, Name, Prose, Text};
 pub use time::Timestamp;

@@ -36,7 +36,7 @@ documented!(
 );
 
 /// The last lines that a program wrote: at most 64 KiB. NUL, which PostgreSQL cannot store, becomes U+FFFD: a report must not fail because of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct LogTail(pub String);
 
 impl<'de> Deserialize<'de> for LogTail {

@@ -60,6 +60,29 @@ impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX
     }
 }
 
+/// What a client is called by: 1 to 128 letters, digits, `_` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientId(pub String);
+
+impl ClientId {
+    /// Whether this can be a client's id.
+    pub fn is_one(text: &str) -> bool {
+        (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match Self::is_one(&text) {
+            true => Ok(Self(text)),
+            false => Err(de::Error::custom("must be 1 to 128 letters, digits, _ and -")),
+        }
+    }
+}
+
+documented!(ClientId, "client_id", MetaSchema { pattern: Some("^[A-Za-z0-9_-]{1,128}$".to_owned()), ..MetaSchema::new("string") });
+
 fn text(min: usize, max: usize) -> MetaSchema {
     let min_length = (min > 0).then_some(min);
     MetaSchema { min_length, max_length: Some(max), ..MetaSchema::new("string") }

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
 /// A time in UTC with exactly six fractional digits, which is what Python 3.10 reads.
@@ -22,7 +22,11 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        DateTime::deserialize(deserializer).map(Self)
+        let time: DateTime<Utc> = DateTime::deserialize(deserializer)?;
+        match (1970..=9999).contains(&time.year()) {
+            true => Ok(Self(time)),
+            false => Err(de::Error::custom("must be a time from 1970 to 9999")),
+        }
     }
 }
 

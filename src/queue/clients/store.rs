@@ -21,7 +21,7 @@ impl Store {
         Self { database }
     }
 
-    /// Registers a client, or refreshes the one with this id; active either way. It is the owner's from then on, if it was nobody's.
+    /// Registers a client, or refreshes the one with this id; active either way. A new one is the owner's.
     pub async fn register(&self, id: &str, content: &Content, owner: Option<&Owner>) -> Result<Client> {
         let connection = self.database.client().await?;
         let Content { name, entity, description, available_cpu, available_accelerators } = content;

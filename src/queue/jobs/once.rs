@@ -91,7 +91,14 @@ impl<W: Work<Error = Error>, R: Fn(&W::Output) -> Answer + Sync> Work for OnceOn
 impl Store {
     /// Forgets answers that are older than that.
     pub(super) async fn prune_answers(&self) -> Result<u64> {
-        let client = self.database.client().await?;
-        Ok(sql::PRUNE.execute(&client, &[&KEPT.as_secs_f64(), &BATCH]).await?)
+        let mut pruned = 0;
+        loop {
+            let client = self.database.client().await?;
+            let count = sql::PRUNE.execute(&client, &[&KEPT.as_secs_f64(), &BATCH]).await?;
+            pruned += count;
+            if count < BATCH.unsigned_abs() {
+                return Ok(pruned);
+            }
+        }
     }
 }

@@ -21,18 +21,29 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Makes jobs ready whose time has come, and takes them from clients whose leases have ended.
-    pub async fn sweep(&self) -> Result<Swept> {
+    /// Takes jobs from clients whose leases have ended.
+    pub async fn sweep_leases(&self) -> Result<Swept> {
         let mut swept = Swept::default();
-        self.make_due(&mut swept).await?;
         self.give_back(&mut swept).await?;
         self.expire_all(&mut swept).await?;
-        swept.projects.sort_unstable();
-        swept.projects.dedup();
-        for project_id in &swept.projects {
+        self.ring(&mut swept.projects);
+        Ok(swept)
+    }
+
+    /// Makes jobs ready whose time has come. Returns in how many seconds the next one is due, if any will be.
+    pub async fn sweep_due(&self) -> Result<Option<f64>> {
+        let mut swept = Swept::default();
+        self.make_due(&mut swept).await?;
+        self.ring(&mut swept.projects);
+        self.next_due().await
+    }
+
+    fn ring(&self, projects: &mut Vec<i64>) {
+        projects.sort_unstable();
+        projects.dedup();
+        for project_id in projects {
             self.bells.ring(*project_id);
         }
-        Ok(swept)
     }
 
     /// Forgets what need not be known any more.
@@ -42,7 +53,7 @@ impl Store {
     }
 
     /// In how many seconds the next job is due, if any will be.
-    pub async fn next_due(&self) -> Result<Option<f64>> {
+    async fn next_due(&self) -> Result<Option<f64>> {
         let client = self.database.client().await?;
         Ok(jobs::NEXT_DUE.one(&client, &[]).await?.get("seconds"))
     }
@@ -79,8 +90,17 @@ impl Store {
         let rows = attempts::EXPIRED.all(&client, &[&(BATCH as i64)]).await?;
         drop(client);
         for row in rows {
-            if self.expire(row.get("job_id"), row.get("number")).await? {
-                swept.expired += 1;
+            match self.expire(row.get("job_id"), row.get("number")).await {
+                Ok(done) => swept.expired += usize::from(done),
+                // One that fails must not keep the others.
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(
+                        error,
+                        job = row.get::<_, i64>("job_id"),
+                        "a lease that has ended could not be taken back; it is tried again"
+                    );
+                }
             }
         }
         Ok(())

@@ -56,6 +56,8 @@ async fn what_a_claim_names_is_strict() {
         (json!({"client_id": "node", "available_cpu": -1}), "available_cpu"),
         (json!({"client_id": "node", "task_ids": vec![1; 1001]}), "task_ids"),
         (json!({}), "client_id"),
+        (json!({"client_id": "a\u{0}b"}), "client_id"),
+        (json!({"client_id": "x".repeat(129)}), "client_id"),
     ] {
         let detail = world.api.post(&format!("/projects/{}/claims", world.project), wrong.clone()).await.problem(422);
         assert!(detail.contains(place), "{wrong}: {detail}");
@@ -121,5 +123,34 @@ async fn what_is_fetched_is_an_attempt_as_well() {
     let stale = world.say(job, 1, "complete", json!({"result": 1})).await;
     assert_eq!(stale.body["current_attempt"], 1);
     stale.problem(409);
+    world.end().await;
+}
+
+/// A job that somebody else has locked hides nothing that comes behind it, and neither does what others take at the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_that_there_is_nothing_while_there_is() {
+    let world = World::new().await;
+    let second = Server::start_with(&world.database, &[("rate_limit_per_minute", "0")]).await;
+    let nothing = world.task("nothing", 0, 0).await;
+    let path = format!("/projects/{}", world.project);
+    let jobs: Vec<Value> = (0..3000).map(|_| json!({"name": "j", "task_id": nothing, "parameters": {}})).collect();
+    let added = world.api.post(&format!("{path}/jobs/batch"), json!({"jobs": jobs})).await.expect(201);
+    let mut client = world.database.connect().await;
+    let transaction = client.transaction().await.unwrap();
+    let first = added["job_ids"][0].as_i64().unwrap();
+    transaction.execute("select from jobs where id = $1 for update", &[&first]).await.unwrap();
+    let claimed = world.claim_ids(json!({"client_id": "node", "task_ids": [nothing]})).await;
+    assert_eq!(claimed, [first + 1], "the next one");
+    transaction.rollback().await.unwrap();
+    // More wishes together than one look has candidates, of a kind that needs nothing; and two servers that look at the same jobs.
+    let claims = (0..100).map(|n| {
+        let api = if n % 2 == 0 { world.api.clone() } else { second.api.clone() };
+        let path = format!("{path}/claims");
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "max_jobs": 16})).await.expect(200) })
+    });
+    for claimed in futures_util::future::try_join_all(claims).await.unwrap() {
+        assert_eq!(claimed["jobs"].as_array().unwrap().len(), 16, "there were enough for all");
+    }
+    second.stop().await;
     world.end().await;
 }

@@ -226,7 +226,7 @@ async fn what_is_reported_has_its_limits() {
     for (what, body, place) in [
         ("complete", json!({"result": large}), "result"),
         ("complete", json!({"log_tail": large}), "log_tail"),
-        ("fail", json!({"error": large}), ""),
+        ("fail", json!({"error": large}), "error"),
         ("heartbeat", json!({"progress": 1.5}), "progress"),
         ("heartbeat", json!({"message": "x".repeat(1001)}), "message"),
         ("heartbeat", json!({"lease_seconds": 0}), "lease_seconds"),

@@ -11,6 +11,7 @@ use crate::{
     },
     queue::{
         Error, Result, Thing,
+        clients::Owner,
         jobs::{
             Status, Store,
             graph::Locked,
@@ -20,6 +21,20 @@ use crate::{
 };
 
 impl Store {
+    /// Whether somebody may speak for the client of an attempt. Of one that does not exist nothing is said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OthersClient`].
+    pub async fn check_reporter(&self, job_id: i64, number: i32, owner: &Owner) -> Result<()> {
+        let client = self.database.client().await?;
+        let row = sql::MAY_REPORT.maybe(&client, &[&job_id, &number, &owner.user, &owner.key]).await?;
+        match row.filter(|row| !row.get::<_, bool>("may_use")) {
+            Some(row) => Err(Error::OthersClient(row.get("id"))),
+            None => Ok(()),
+        }
+    }
+
     /// Notes that a client has begun.
     ///
     /// # Errors
@@ -164,9 +179,13 @@ struct PutBack {
 impl Ask for PutBack {
     type Output = bool;
 
-    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
         if job.status != Status::Queued || job.attempt != self.number {
             return Ok(Answer::Already(false));
+        }
+        let (attempt, _) = lock(transaction, job.id, self.number).await?;
+        if attempt.cancel_requested {
+            return Ok(Answer::Move(Move::to(Status::Cancelled, job)));
         }
         Ok(Answer::Move(Move { due: Due::Now, ..Move::to(Status::Pending, job) }))
     }
@@ -186,7 +205,7 @@ impl Ask for Expire<'_> {
 
     async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
         let (attempt, has_expired) = lock(transaction, job.id, self.number).await?;
-        if !attempt.status.is_live() || !has_expired {
+        if !attempt.status.is_live() || !has_expired || job.attempt != self.number || !job.status.is_live() {
             return Ok(Answer::Already(false));
         }
         let to = match attempt.cancel_requested {

@@ -22,7 +22,7 @@ use crate::redis::{Redis, messages::TOGETHER};
 #[derive(Debug, Clone, Default)]
 pub struct Bells {
     bells: Arc<Mutex<HashMap<i64, Weak<Bell>>>>,
-    elsewhere: Option<mpsc::UnboundedSender<i64>>,
+    elsewhere: Option<mpsc::Sender<i64>>,
 }
 
 /// The bell of one project.
@@ -37,8 +37,8 @@ impl Bells {
     pub fn ring(&self, project_id: i64) {
         self.ring_here(project_id);
         if let Some(elsewhere) = &self.elsewhere {
-            // Nobody listens any more only when the server stops.
-            elsewhere.send(project_id).ok();
+            // If others cannot be told fast enough, which they cannot without Redis, they look by themselves.
+            elsewhere.try_send(project_id).ok();
         }
     }
 
@@ -88,13 +88,16 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How many projects wait to be told of.
+const WAITING: usize = 4096;
+
 /// The channel on which servers tell each other.
 const CHANNEL: &str = "ready";
 
 /// Passes on what is rung here to other servers, and what is rung there to these bells. Nothing depends on it but how soon somebody looks.
 pub struct Wire {
     bells: Bells,
-    rung: mpsc::UnboundedReceiver<i64>,
+    rung: mpsc::Receiver<i64>,
     redis: Redis,
     /// Whose messages need not be heard.
     server: Uuid,
@@ -103,7 +106,7 @@ pub struct Wire {
 impl Wire {
     /// Bells, and the wire to those of other servers.
     pub fn new(redis: Redis) -> (Bells, Self) {
-        let (sender, rung) = mpsc::unbounded_channel();
+        let (sender, rung) = mpsc::channel(WAITING);
         let bells = Bells { elsewhere: Some(sender), ..Bells::default() };
         (bells.clone(), Self { bells, rung, redis, server: Uuid::new_v4() })
     }
@@ -116,7 +119,7 @@ impl Wire {
     }
 }
 
-async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::UnboundedReceiver<i64>, mut probes: mpsc::Receiver<()>) {
+async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::Receiver<i64>, mut probes: mpsc::Receiver<()>) {
     let mut sender = redis.sender(CHANNEL);
     let mut projects = Vec::new();
     loop {

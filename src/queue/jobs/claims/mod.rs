@@ -11,7 +11,10 @@ mod round;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,9 +28,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use bell::{Bells, Wire};
 
 use super::{Handover, Job, Resources, Store};
-use crate::queue::{Error, Result};
+use crate::{
+    postgres::{Row, query::claims as sql},
+    queue::{Error, Result},
+};
 use marks::Marks;
-use round::Round;
+use round::{Found, Round};
 
 /// How many claims one transaction serves.
 const TOGETHER: usize = 64;
@@ -68,21 +74,50 @@ pub struct Granted {
 pub struct Claims {
     jobs: Store,
     queues: Arc<Mutex<HashMap<i64, Vec<Claim>>>>,
+    numbers: Arc<AtomicU64>,
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+/// More than anybody has.
+const ANYTHING: Resources = Resources { cpu: i32::MAX, accelerators: i32::MAX };
+
+/// A task of which jobs are ready, and what these need.
+struct Head {
+    task_id: i64,
+    needs: Resources,
 }
 
 /// A claim that waits for its answer.
 struct Claim {
     wish: Wish,
     until: Instant,
+    /// What its client had in all when it was last looked at.
+    has: Resources,
+    /// In the order in which they came.
+    number: u64,
     answer: oneshot::Sender<Result<Handover<Vec<Granted>>>>,
+}
+
+impl Claim {
+    /// The most that it could use, whatever its client holds now.
+    fn limit(&self) -> Resources {
+        let Self { wish: Wish { limit, .. }, has, .. } = self;
+        Resources { cpu: limit.cpu.min(has.cpu), accelerators: limit.accelerators.min(has.accelerators) }
+    }
+
+    fn could_take(&self, head: &Head) -> bool {
+        let limit = self.limit();
+        head.needs.cpu <= limit.cpu
+            && head.needs.accelerators <= limit.accelerators
+            && self.wish.task_ids.as_ref().is_none_or(|tasks| tasks.contains(&head.task_id))
+    }
 }
 
 impl Claims {
     /// Claims on these jobs. `tasks` is what a server waits for before it exits; when `closing` is cancelled, nobody waits any more.
     pub fn new(jobs: Store, tasks: TaskTracker, closing: CancellationToken) -> Self {
-        Self { jobs, queues: Arc::default(), tasks, closing }
+        Self { jobs, queues: Arc::default(), numbers: Arc::default(), tasks, closing }
     }
 
     /// Claims jobs of a project, and waits for the first if there are none. None after that time.
@@ -92,7 +127,8 @@ impl Claims {
     /// [`Error::NotFound`] for the project or the client.
     pub async fn claim(&self, project_id: i64, wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let (answer, answered) = oneshot::channel();
-        let claim = Claim { wish, until: Instant::now() + wait, answer };
+        let claim =
+            Claim { wish, until: Instant::now() + wait, has: ANYTHING, number: self.numbers.fetch_add(1, Ordering::Relaxed), answer };
         let is_first = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);
@@ -104,21 +140,27 @@ impl Claims {
         } else {
             self.jobs.bells.nudge(project_id);
         }
-        answered.await.expect("each claim is answered")
+        // Only if what served it has ended in a panic, of which the log tells.
+        answered.await.unwrap_or(Err(Error::Unserved))
     }
 
     /// Serves a project as long as anybody claims.
     async fn serve(self, project_id: i64) {
+        let mut serving = Serving { queues: self.queues.clone(), project_id, is_done: false };
         let bell = self.jobs.bells.hear(project_id);
         let marks = Mutex::default();
         let mut parked: Vec<Claim> = Vec::new();
+        let mut look_again = next_look();
         loop {
-            let Some(new) = self.arrived(project_id, parked.is_empty()) else { return };
+            let Some(new) = self.arrived(project_id, parked.is_empty()) else {
+                serving.is_done = true;
+                return;
+            };
             let left = self.serve_all(project_id, &marks, new, true).await;
             parked.extend(left);
-            if bell.has_rung() {
-                let waiting = std::mem::take(&mut parked);
-                parked = self.serve_all(project_id, &marks, waiting, false).await;
+            if bell.has_rung() || Instant::now() >= look_again {
+                look_again = next_look();
+                parked = self.serve_parked(project_id, &marks, parked).await;
             }
             let now = Instant::now();
             let is_over = |claim: &Claim| claim.until <= now || claim.answer.is_closed() || self.closing.is_cancelled();
@@ -126,15 +168,41 @@ impl Claims {
                 drop(claim.answer.send(Ok(self.handover(Vec::new()))));
             }
             if let Some(first) = parked.iter().map(|claim| claim.until).min() {
-                let look_again = Instant::now() + LOOK_AGAIN.mul_f64(1.0 + jitter());
                 tokio::select! {
                     () = bell.wait() => {}
                     () = self.closing.cancelled() => {}
                     () = sleep_until(first) => {}
-                    () = sleep_until(look_again) => bell.ring(),
+                    () = sleep_until(look_again) => {}
                 }
             }
         }
+    }
+
+    /// Looks again for those that are parked, if there is anything that one of them could have.
+    async fn serve_parked(&self, project_id: i64, marks: &Mutex<Marks>, parked: Vec<Claim>) -> Vec<Claim> {
+        let Ok(heads) = self.heads(project_id, &parked).await else { return parked };
+        let (hopeful, mut rest): (Vec<Claim>, Vec<Claim>) =
+            parked.into_iter().partition(|claim| heads.iter().any(|head| claim.could_take(head)));
+        if hopeful.is_empty() {
+            return rest;
+        }
+        rest.extend(self.serve_all(project_id, marks, hopeful, false).await);
+        // Whoever came first is served first, also the next time.
+        rest.sort_by_key(|claim| claim.number);
+        rest
+    }
+
+    /// What each task's most urgent ready job needs, of those that the largest of these clients could take.
+    async fn heads(&self, project_id: i64, claims: &[Claim]) -> Result<Vec<Head>> {
+        let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.limit())).max().unwrap_or_default();
+        let (cpu, accelerators) = (most(|limit| limit.cpu), most(|limit| limit.accelerators));
+        let client = self.jobs.database.client().await?;
+        let rows = sql::HEADS.all(&client, &[&project_id, &cpu, &accelerators]).await?;
+        let head = |row: &Row| Head {
+            task_id: row.get("task_id"),
+            needs: Resources { cpu: row.get("required_cpu"), accelerators: row.get("required_accelerators") },
+        };
+        Ok(rows.iter().map(head).collect())
     }
 
     /// The claims that arrived since. If there are none, and nobody is parked, the project is served no longer.
@@ -153,24 +221,30 @@ impl Claims {
         let mut left = Vec::new();
         let mut claims = claims.into_iter().filter(|claim| !claim.answer.is_closed()).peekable();
         while claims.peek().is_some() {
-            let (wishes, answers): (Vec<Wish>, Vec<_>) =
-                claims.by_ref().take(TOGETHER).map(|claim| (claim.wish, (claim.until, claim.answer))).unzip();
+            let mut together: Vec<Claim> = claims.by_ref().take(TOGETHER).collect();
+            let wishes: Vec<Wish> = together.iter().map(|claim| claim.wish.clone()).collect();
             let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, marks }).await;
             let found = match round {
                 Ok(found) => found,
                 // Whoever waits may live to see the database again.
-                Err(Error::Database(error)) if !are_new && error.is_transient() => wishes.iter().map(|_| Ok(Vec::new())).collect(),
+                Err(Error::Database(error)) if !are_new && error.is_transient() => {
+                    left.append(&mut together);
+                    continue;
+                }
                 Err(error) => {
                     let error = Arc::new(error);
-                    wishes.iter().map(|_| Err(Error::Shared(error.clone()))).collect()
+                    for claim in together {
+                        drop(claim.answer.send(Err(Error::Shared(error.clone()))));
+                    }
+                    continue;
                 }
             };
-            for ((wish, (until, answer)), found) in wishes.into_iter().zip(answers).zip(found) {
-                match found {
-                    Ok(jobs) if jobs.is_empty() => left.push(Claim { wish, until, answer }),
+            for (claim, Found { jobs, has }) in together.into_iter().zip(found) {
+                match jobs {
+                    Ok(jobs) if jobs.is_empty() => left.push(Claim { has, ..claim }),
                     // If the client is gone already, the handover comes back here and is dropped.
-                    Ok(jobs) => drop(answer.send(Ok(self.handover(jobs)))),
-                    Err(error) => drop(answer.send(Err(error))),
+                    Ok(jobs) => drop(claim.answer.send(Ok(self.handover(jobs)))),
+                    Err(error) => drop(claim.answer.send(Err(error))),
                 }
             }
         }
@@ -181,6 +255,26 @@ impl Claims {
         let claimed = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
         Handover::new(granted, claimed, self.jobs.clone(), self.tasks.clone())
     }
+}
+
+/// Sees to it that a project is served anew if the task that served it was ended by a panic.
+struct Serving {
+    queues: Arc<Mutex<HashMap<i64, Vec<Claim>>>>,
+    project_id: i64,
+    is_done: bool,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.project_id);
+        }
+    }
+}
+
+/// When those who wait look again though nobody rang.
+fn next_look() -> Instant {
+    Instant::now() + LOOK_AGAIN.mul_f64(1.0 + jitter())
 }
 
 /// From 0 to 1, another one each time.

@@ -3,8 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use tokio::time::sleep;
 
 use super::{
     Granted, Wish,
@@ -22,11 +24,13 @@ use crate::{
     },
 };
 
-/// How many jobs are looked at for one profile.
+/// How many jobs are looked at for one profile at most, and how many more than are wanted: others may be taking the first ones.
 const CANDIDATES: usize = 256;
+const SPARE: usize = 32;
 
-/// How often it is looked again at what one profile could have, when others took what was found.
-const LOOKS: usize = 8;
+/// How often it is looked again at what one profile could have, when others took what was found, and how long after the first time.
+const LOOKS: usize = 7;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Claiming for these wishes of one project, in their order.
 pub(super) struct Round<'a> {
@@ -37,78 +41,138 @@ pub(super) struct Round<'a> {
 }
 
 /// What a round found for one wish.
-pub(super) type Found = Result<Vec<Granted>>;
+pub(super) struct Found {
+    pub(super) jobs: Result<Vec<Granted>>,
+    /// What its client has in all.
+    pub(super) has: Resources,
+}
+
+/// What is to be shared out.
+struct Share<'a> {
+    takers: Vec<Taker<'a>>,
+    /// What each client has left.
+    free: HashMap<&'a str, Resources>,
+    found: Vec<Found>,
+}
+
+/// How sharing out went.
+enum Shared {
+    /// Something was given.
+    Some,
+    /// Nothing fits anybody.
+    Nothing,
+    /// Something was being taken by others, and somebody here still wants more.
+    Lost,
+}
 
 impl Work for Round<'_> {
     type Output = Vec<Found>;
     type Error = Error;
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Found>> {
-        let mut free = self.clients(transaction).await?;
-        let known: HashSet<&str> = free.keys().copied().collect();
-        let mut found: Vec<Found> = Vec::with_capacity(self.wishes.len());
-        let mut takers = Vec::with_capacity(self.wishes.len());
-        for wish in self.wishes {
-            let is_known = known.contains(wish.client_id.as_str());
-            found.push(if is_known { Ok(Vec::new()) } else { Err(Error::NotFound(Thing::Client(wish.client_id.clone()))) });
-            takers.push(Taker {
-                client: &wish.client_id,
-                wants: if is_known { wish.max_jobs } else { 0 },
-                limit: wish.limit,
-                tasks: wish.task_ids.as_deref(),
-            });
-        }
+        let mut share = self.share(transaction).await?;
         // Each distinct profile is asked for once: jobs that fit a large one may hide those that fit a small one.
         let mut asked = HashSet::new();
-        for n in 0..takers.len() {
-            let mut looks = LOOKS;
-            while looks > 0 && takers[n].wants > 0 && !asked.contains(&(takers[n].profile(&free), takers[n].tasks)) {
-                looks -= 1;
-                let (profile, tasks) = (takers[n].profile(&free), takers[n].tasks);
-                let candidates = self.candidates(transaction, profile, tasks, &takers).await?;
-                let assigned = assign(&candidates, &mut takers, &mut free);
-                let granted = self.take(transaction, &candidates, &assigned).await?;
-                let (mut got, mut lost) = (0, 0);
-                for (job, taker) in assigned {
-                    match granted.get(&candidates[job].id) {
-                        Some(job) => {
-                            got += 1;
-                            if let Ok(jobs) = &mut found[taker] {
-                                jobs.push(job.clone());
-                            }
-                        }
-                        None => {
-                            lost += 1;
-                            give_back(&candidates[job], &mut takers[taker], &mut free);
-                        }
-                    }
+        for n in 0..share.takers.len() {
+            let mut pause = PAUSE;
+            for _ in 0..LOOKS {
+                let (profile, tasks) = (share.takers[n].profile(&share.free), share.takers[n].tasks);
+                if share.takers[n].wants == 0 || !asked.insert((profile, tasks)) {
+                    break;
                 }
-                // Others are just committing what they took: what comes behind is seen in the next look.
-                if lost == 0 || got == 0 {
-                    asked.insert((profile, tasks));
+                let wanted: usize = share.takers.iter().map(|taker| taker.wants).sum();
+                let limit = (wanted + SPARE).min(CANDIDATES);
+                let candidates = self.candidates(transaction, profile, tasks, limit).await?;
+                let is_all = candidates.len() < limit;
+                match self.share_out(transaction, candidates, &mut share).await? {
+                    // Others are just committing what they took: what comes behind it is seen in the next look.
+                    Shared::Lost => {
+                        asked.remove(&(profile, tasks));
+                        sleep(pause).await;
+                        pause *= 2;
+                    }
+                    _ if is_all => break,
+                    // There may be more behind it, also for the next taker.
+                    Shared::Some => drop(asked.remove(&(profile, tasks))),
+                    Shared::Nothing => break,
                 }
             }
         }
         // Where there is nothing there may be no project.
-        let is_nothing = found.iter().all(|found| found.as_ref().map_or(true, Vec::is_empty));
+        let is_nothing = share.found.iter().all(|found| found.jobs.as_ref().map_or(true, Vec::is_empty));
         if is_nothing && projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
-            return Ok(self.wishes.iter().map(|_| Err(Error::NotFound(Thing::Project(self.project_id)))).collect());
+            let none = |found: Found| Found { jobs: Err(Error::NotFound(Thing::Project(self.project_id))), ..found };
+            return Ok(share.found.into_iter().map(none).collect());
         }
-        Ok(found)
+        Ok(share.found)
     }
 }
 
 impl Round<'_> {
-    /// Locks the clients, and tells what each has left.
-    async fn clients(&self, transaction: &Transaction<'_>) -> Result<HashMap<&str, Resources>> {
+    /// Gives out what can be given of these jobs, the most urgent first.
+    async fn share_out(&self, transaction: &Transaction<'_>, mut candidates: Vec<Candidate>, share: &mut Share<'_>) -> Result<Shared> {
+        let Share { takers, free, found } = share;
+        let (mut is_lost, mut is_given) = (false, false);
+        loop {
+            let assigned = assign(&candidates, takers, free);
+            if assigned.is_empty() {
+                let is_wanted = takers.iter().any(|taker| taker.wants > 0);
+                return Ok(match (is_lost && is_wanted, is_given) {
+                    (true, _) => Shared::Lost,
+                    (false, true) => Shared::Some,
+                    (false, false) => Shared::Nothing,
+                });
+            }
+            let granted = self.take(transaction, &candidates, &assigned).await?;
+            for (job, taker) in &assigned {
+                match granted.get(&candidates[*job].id) {
+                    Some(job) => {
+                        is_given = true;
+                        if let Ok(jobs) = &mut found[*taker].jobs {
+                            jobs.push(job.clone());
+                        }
+                    }
+                    None => {
+                        is_lost = true;
+                        give_back(&candidates[*job], &mut takers[*taker], free);
+                    }
+                }
+            }
+            // What was given and what was lost is no candidate any more; those who lost may have another.
+            let given: HashSet<usize> = assigned.into_iter().map(|(job, _)| job).collect();
+            let mut at = 0..;
+            candidates.retain(|_| at.next().is_none_or(|at| !given.contains(&at)));
+        }
+    }
+
+    async fn share(&self, transaction: &Transaction<'_>) -> Result<Share<'_>> {
+        let (has, free) = self.clients(transaction).await?;
+        let (mut takers, mut found) = (Vec::with_capacity(self.wishes.len()), Vec::with_capacity(self.wishes.len()));
+        for wish in self.wishes {
+            let has = has.get(wish.client_id.as_str());
+            let unknown = || Error::NotFound(Thing::Client(wish.client_id.clone()));
+            found.push(Found { jobs: has.map(|_| Vec::new()).ok_or_else(unknown), has: has.copied().unwrap_or_default() });
+            takers.push(Taker {
+                client: &wish.client_id,
+                wants: if has.is_some() { wish.max_jobs } else { 0 },
+                limit: wish.limit,
+                tasks: wish.task_ids.as_deref(),
+            });
+        }
+        Ok(Share { takers, free, found })
+    }
+
+    /// Locks the clients, and tells what each has in all, and what it has left.
+    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, Resources>, HashMap<&str, Resources>)> {
         let ids: Vec<&str> = self.wishes.iter().map(|wish| wish.client_id.as_str()).collect();
         let rows = sql::ARRIVE.all(transaction, &[&ids]).await?;
-        let mut free: HashMap<&str, Resources> = HashMap::new();
+        let mut all: HashMap<&str, Resources> = HashMap::new();
         let own = |row: &Row| ids.iter().copied().find(|id| *id == row.get::<_, &str>("id"));
         for row in &rows {
             let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
-            free.extend(own(row).map(|id| (id, has)));
+            all.extend(own(row).map(|id| (id, has)));
         }
+        let mut free = all.clone();
         for row in sql::HELD.all(transaction, &[&ids]).await? {
             let held = |column: &str| i32::try_from(row.get::<_, i64>(column)).unwrap_or(i32::MAX);
             if let Some(free) = own(&row).and_then(|id| free.get_mut(id)) {
@@ -117,7 +181,7 @@ impl Round<'_> {
                 free.accelerators = free.accelerators.saturating_sub(held("accelerators"));
             }
         }
-        Ok(free)
+        Ok((all, free))
     }
 
     async fn candidates(
@@ -125,10 +189,9 @@ impl Round<'_> {
         transaction: &Transaction<'_>,
         profile: Resources,
         tasks: Option<&[i64]>,
-        takers: &[Taker<'_>],
+        limit: usize,
     ) -> Result<Vec<Candidate>> {
-        let wanted: usize = takers.iter().map(|taker| taker.wants).sum();
-        let limit = i64::try_from(wanted.min(CANDIDATES)).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let candidate = |row: &Row| Candidate {
             id: row.get("id"),
             task_id: row.get("task_id"),
