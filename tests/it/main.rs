@@ -11,6 +11,7 @@ mod delivery;
 mod dev;
 mod document;
 mod graph;
+mod history;
 mod hostile;
 mod idempotency;
 mod leases;
