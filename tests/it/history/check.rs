@@ -184,13 +184,23 @@ impl<'a> Check<'a> {
         }
         for (job, mut offers) in of_jobs {
             offers.sort_by_key(|(event, _, offer)| (offer.attempt, event.invoked));
-            for pair in offers.windows(2) {
-                let ((first, one, before), (second, other, after)) = (pair[0], pair[1]);
-                if before.attempt == after.attempt {
-                    wrong.push(format!("Attempt {} of job {job} was given out twice: to {one} and to {other}.", after.attempt));
-                } else if second.ended < first.invoked {
-                    let (before, after) = (before.attempt, after.attempt);
-                    wrong.push(format!("Attempts of job {job} do not increase: {after} was given to {other} before {before} to {one}."));
+            for pair in offers.windows(2).filter(|pair| pair[0].2.attempt == pair[1].2.attempt) {
+                let (one, other, attempt) = (pair[0].1, pair[1].1, pair[1].2.attempt);
+                wrong.push(format!("Attempt {attempt} of job {job} was given out twice: to {one} and to {other}."));
+            }
+            // From the last to the first: the earliest answer that gave out a later attempt.
+            let mut later: Option<Offered<'_>> = None;
+            for offered in offers.into_iter().rev() {
+                let (event, client, Offer { attempt, .. }) = offered;
+                if let Some((answered, other, Offer { attempt: after, .. })) = later
+                    && answered.ended < event.invoked
+                    && after > attempt
+                {
+                    wrong
+                        .push(format!("Attempts of job {job} do not increase: {after} was given to {other} before {attempt} to {client}."));
+                }
+                if later.is_none_or(|(answered, ..)| event.ended < answered.ended) {
+                    later = Some(offered);
                 }
             }
         }
@@ -295,9 +305,14 @@ impl<'a> Check<'a> {
             *last = until.max(*last);
         };
         self.offers().for_each(|(_, _, offer)| tell(offer.job, offer.attempt, offer.lease_expires_at));
+        let mut released = BTreeSet::new();
         for event in self.history {
-            if let (Operation::Beat { job, attempt }, Outcome::Extended(until)) = (&event.operation, &event.outcome) {
-                tell(*job, *attempt, *until);
+            match (&event.operation, &event.outcome) {
+                (Operation::Beat { job, attempt }, Outcome::Extended(until)) => tell(*job, *attempt, *until),
+                (Operation::Report { job, attempt, ending: Ending::Release }, Outcome::Accepted | Outcome::Unknown) => {
+                    released.insert((*job, *attempt));
+                }
+                _ => {}
             }
         }
         for ((job, number), attempt) in &self.state.attempts {
@@ -309,6 +324,9 @@ impl<'a> Check<'a> {
                     "Attempt {number} of job {job} was ended at {ended}, within the lease until {until} that {} was told of.",
                     attempt.client
                 ));
+            }
+            if until.is_some() && attempt.status == "RELEASED" && !released.contains(&(*job, *number)) {
+                wrong.push(format!("Attempt {number} of job {job} was taken from {}, who had received it.", attempt.client));
             }
             let Some(next) = self.state.attempts.get(&(*job, number + 1)) else { continue };
             if attempt.ended_at.is_none_or(|ended| next.claimed_at < ended) {

@@ -45,17 +45,17 @@ impl Fleet {
         fleet.url = database_url(&file);
         let migrated = program(&fleet.names).arg("migrate").env("DATABASE_URL", &fleet.url).output().unwrap();
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
-        fleet.processes = join_all((0..SERVERS).map(|_| fleet.server())).await;
+        fleet.processes = join_all((0..SERVERS).map(|server| fleet.server(server))).await;
         fleet
     }
 
-    /// Few connections each, so that the pool is full time and again.
-    async fn server(&self) -> Process {
+    /// The first has so few connections that its pool is full time and again.
+    async fn server(&self, server: usize) -> Process {
         let redis = format!("redis://{}/", self.redis.address());
         let settings = [
             ("DATABASE_URL", self.url.as_str()),
             ("REDIS_URL", &redis),
-            ("DATABASE_POOL_SIZE", "2"),
+            ("DATABASE_POOL_SIZE", if server == 0 { "2" } else { "8" }),
             ("DATABASE_CHECKOUT_TIMEOUT_SECONDS", "1"),
             ("LOG_FILTER", "off"),
         ];
@@ -83,7 +83,7 @@ impl Fleet {
             0 => {
                 self.processes[server].signal(Signal::SIGKILL);
                 sleep(Duration::from_millis(300)).await;
-                self.processes[server] = self.server().await;
+                self.processes[server] = self.server(server).await;
                 world.moved(server, format!("http://{}", self.processes[server].address()));
                 "a server was killed"
             }

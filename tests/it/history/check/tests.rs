@@ -145,4 +145,8 @@ fn a_lease_that_is_not_kept_is_noticed() {
         |_, state| state.attempts.get_mut(&(1, 2)).unwrap().claimed_at = at(14),
         "Job 1 was given to b (attempt 2) while attempt 1 was still a's.",
     );
+    caught(
+        |_, state| state.attempts.get_mut(&(1, 1)).unwrap().status = "RELEASED".to_owned(),
+        "Attempt 1 of job 1 was taken from a, who had received it.",
+    );
 }
