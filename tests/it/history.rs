@@ -57,6 +57,7 @@ fn summary(history: &[Event]) -> String {
 async fn nothing_is_lost_or_done_twice_while_everything_breaks() {
     let seconds = setting("WHATSNEXT_HISTORY_SECONDS").unwrap_or(15);
     let seed = setting("WHATSNEXT_HISTORY_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    eprintln!("WHATSNEXT_HISTORY_SEED={seed}");
     let mut random = Random::new(seed);
     let mut fleet = Fleet::start().await;
     let mut clients: Vec<String> = (0..CLIENTS).map(|n| format!("client-{n}")).collect();
