@@ -13,6 +13,7 @@ mod delivery;
 mod dev;
 mod document;
 mod graph;
+mod history;
 mod hostile;
 mod idempotency;
 mod leases;
