@@ -219,8 +219,7 @@ impl Gate {
         match self.0.keys.reconcile().await {
             Ok(changed) => self.0.issued.add(changed),
             Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::debug!(error, "keys could not be reconciled");
+                tracing::debug!(error = &error as &dyn std::error::Error, "keys could not be reconciled");
                 // Some may be missed.
                 self.0.issued.is_old();
             }

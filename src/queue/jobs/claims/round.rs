@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Round<'a> {
     pub(super) project_id: i64,
     pub(super) wishes: &'a [Wish],
-    /// Where to begin to look. Right whatever becomes of the transaction: a mark only says where something was.
+    /// Where to begin to look. If the transaction is rolled back, what it had taken may lie before a mark until it is looked at all of it again.
     pub(super) marks: &'a Mutex<Marks>,
 }
 
