@@ -13,6 +13,7 @@
 pub mod clients;
 mod error;
 pub mod jobs;
+mod owner;
 pub mod projects;
 mod retry;
 mod sweeper;
@@ -20,5 +21,6 @@ pub mod tasks;
 
 pub use crate::postgres::{Listing, Page, no_number};
 pub use error::{Error, Result, Thing};
+pub use owner::Owner;
 pub use retry::{Policy, Retry};
 pub use sweeper::Sweeper;

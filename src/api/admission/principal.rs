@@ -7,7 +7,7 @@ use poem::http::StatusCode;
 use crate::{
     access::{Decision, HeldToken, Power, Record, Scope as Needed, Visible},
     api::{Error, extract::Scope},
-    queue::{Thing, clients::Owner},
+    queue::{Owner, Thing},
 };
 
 /// Who sent a request, and what they may do.

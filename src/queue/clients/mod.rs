@@ -3,5 +3,5 @@
 mod model;
 mod store;
 
-pub use model::{Change, Client, Content, Owner};
+pub use model::{Change, Client, Content};
 pub use store::Store;

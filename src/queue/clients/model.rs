@@ -28,15 +28,6 @@ pub struct Content {
     pub available_accelerators: i32,
 }
 
-/// Who speaks for clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The user whose key it is, if it is somebody's.
-    pub user: Option<i64>,
-    /// The key's id.
-    pub key: String,
-}
-
 /// What to change of a client. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the fields are those of Client")]

@@ -1,12 +1,12 @@
 //! Clients in the database.
 
-use super::{Change, Client, Content, Owner};
+use super::{Change, Client, Content};
 use crate::{
     postgres::{
         Database, Query, Row,
         query::{Params, clients as sql},
     },
-    queue::{Error, Listing, Page, Result, Thing},
+    queue::{Error, Listing, Owner, Page, Result, Thing},
 };
 
 /// The clients.

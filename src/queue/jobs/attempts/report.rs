@@ -10,8 +10,7 @@ use crate::{
         types::Json,
     },
     queue::{
-        Error, Result, Thing,
-        clients::Owner,
+        Error, Owner, Result, Thing,
         jobs::{
             Status, Store,
             graph::Locked,
