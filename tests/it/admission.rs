@@ -1,6 +1,9 @@
 //! Who comes in, on four servers that share everything.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -41,6 +44,52 @@ async fn a_limit_is_one_for_the_whole_fleet() {
         assert!((1..=61).contains(&seconds) && answer.header("ratelimit").starts_with("\"default\";r=0;t="), "{:?}", answer.headers);
         assert_eq!(answer.problem(429), format!("Rate limit exceeded. Try again in {seconds} seconds."));
     }
+}
+
+/// Three minutes of more requests than may come in, after a while of fewer, so that room becomes free at all times of a minute: in no minute, wherever it
+/// begins, are there more than the limit, and in none less than 99 of 100. An admission happens between sending and answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_holds_in_every_position_of_the_window_for_three_windows() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let database = TestDatabase::new().await;
+    let fleet = fleet(&database, 4, &[]).await;
+    let key = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(100)).await;
+    let start = Instant::now();
+    let flood_from = start + MINUTE / 2;
+    let end = flood_from + 3 * MINUTE;
+    let clients = each_with(&fleet, &key).into_iter().map(|api| {
+        tokio::spawn(async move {
+            let mut admitted = Vec::new();
+            while Instant::now() < end {
+                let sent = Instant::now();
+                let answer = api.get("/projects?limit=1").await;
+                assert!(is_of_all(&answer), "a server lost sight of Redis: {:?}", answer.headers);
+                if answer.status == 200 {
+                    admitted.push((sent, Instant::now()));
+                }
+                let pause = if sent < flood_from { Duration::from_millis(1700) } else { Duration::from_millis(40) };
+                tokio::time::sleep(pause).await;
+            }
+            admitted
+        })
+    });
+    let admitted = futures_util::future::try_join_all(clients).await.expect("no panic").concat();
+    let surely = |from: Instant| admitted.iter().filter(|(sent, answered)| *sent >= from && *answered < from + MINUTE).count();
+    // A server remembers a refusal for a second, and each client pauses.
+    let late = Duration::from_millis(1500);
+    let possibly = |from: Instant| admitted.iter().filter(|(sent, answered)| *answered >= from && *sent <= from + MINUTE + late).count();
+    for (sent, _) in &admitted {
+        assert!(surely(*sent) <= 100, "{} came in in the minute that begins {:?} after the start", surely(*sent), *sent - start);
+        if *sent >= flood_from && *sent + MINUTE + late < end {
+            assert!(
+                possibly(*sent) >= 99,
+                "only {} came in in the minute that begins {:?} after the start",
+                possibly(*sent),
+                *sent - start
+            );
+        }
+    }
+    assert!(admitted.len() >= 3 * 99, "{} in all", admitted.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
