@@ -53,27 +53,21 @@ async fn a_limit_holds_in_every_position_of_the_window_for_three_windows() {
     const MINUTE: Duration = Duration::from_secs(60);
     let database = TestDatabase::new().await;
     let fleet = fleet(&database, 4, &[]).await;
-    let key = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(100)).await;
-    let start = Instant::now();
-    let flood_from = start + MINUTE / 2;
-    let end = flood_from + 3 * MINUTE;
-    let clients = each_with(&fleet, &key).into_iter().map(|api| {
-        tokio::spawn(async move {
-            let mut admitted = Vec::new();
-            while Instant::now() < end {
-                let sent = Instant::now();
-                let answer = api.get("/projects?limit=1").await;
-                assert!(is_of_all(&answer), "a server lost sight of Redis: {:?}", answer.headers);
-                if answer.status == 200 {
-                    admitted.push((sent, Instant::now()));
-                }
-                let pause = if sent < flood_from { Duration::from_millis(1700) } else { Duration::from_millis(40) };
-                tokio::time::sleep(pause).await;
-            }
-            admitted
-        })
-    });
-    let admitted = futures_util::future::try_join_all(clients).await.expect("no panic").concat();
+    let mut rounds = 0;
+    let (start, flood_from, end, admitted) = loop {
+        let key = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(100)).await;
+        let start = Instant::now();
+        let flood_from = start + MINUTE / 2;
+        let end = flood_from + 3 * MINUTE;
+        let clients = each_with(&fleet, &key).into_iter().map(|api| tokio::spawn(admitted_until(api, flood_from, end)));
+        let admitted = futures_util::future::try_join_all(clients).await.expect("no panic");
+        rounds += 1;
+        // A server that has lost sight of Redis decides by its share, which is another test's subject.
+        match admitted.into_iter().collect::<Option<Vec<_>>>() {
+            Some(admitted) => break (start, flood_from, end, admitted.concat()),
+            None => assert!(rounds < 3, "in none of {rounds} rounds all servers had sight of Redis all the time"),
+        }
+    };
     let surely = |from: Instant| admitted.iter().filter(|(sent, answered)| *sent >= from && *answered < from + MINUTE).count();
     // A server remembers a refusal for a second, and each client pauses.
     let late = Duration::from_millis(1500);
@@ -90,6 +84,24 @@ async fn a_limit_holds_in_every_position_of_the_window_for_three_windows() {
         }
     }
     assert!(admitted.len() >= 3 * 99, "{} in all", admitted.len());
+}
+
+/// When requests were sent and answered that came in: few until the flood, then many. Nothing as soon as a limit is told that is not that of all servers.
+async fn admitted_until(api: Api, flood_from: Instant, end: Instant) -> Option<Vec<(Instant, Instant)>> {
+    let mut admitted = Vec::new();
+    while Instant::now() < end {
+        let sent = Instant::now();
+        let answer = api.get("/projects?limit=1").await;
+        if !is_of_all(&answer) {
+            return None;
+        }
+        if answer.status == 200 {
+            admitted.push((sent, Instant::now()));
+        }
+        let pause = if sent < flood_from { Duration::from_millis(1700) } else { Duration::from_millis(40) };
+        tokio::time::sleep(pause).await;
+    }
+    Some(admitted)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
