@@ -1,9 +1,6 @@
 //! Who comes in, on four servers that share everything.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -11,10 +8,13 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::Instant,
 };
 use whatsnext::access::{Grants, Key, KeyId, Role};
 
-use crate::support::{Api, Process, TestDatabase, each_with, eventually, fleet, is_of_all, make_key, make_key_with};
+use crate::support::{
+    Api, Process, TestDatabase, admitted_until, each_with, end_subscriptions, eventually, fleet, is_of_all, make_key, make_key_with,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_is_one_for_the_whole_fleet() {
@@ -86,24 +86,6 @@ async fn a_limit_holds_in_every_position_of_the_window_for_three_windows() {
     assert!(admitted.len() >= 3 * 99, "{} in all", admitted.len());
 }
 
-/// When requests were sent and answered that came in: few until the flood, then many. Nothing as soon as a limit is told that is not that of all servers.
-async fn admitted_until(api: Api, flood_from: Instant, end: Instant) -> Option<Vec<(Instant, Instant)>> {
-    let mut admitted = Vec::new();
-    while Instant::now() < end {
-        let sent = Instant::now();
-        let answer = api.get("/projects?limit=1").await;
-        if !is_of_all(&answer) {
-            return None;
-        }
-        if answer.status == 200 {
-            admitted.push((sent, Instant::now()));
-        }
-        let pause = if sent < flood_from { Duration::from_millis(1700) } else { Duration::from_millis(40) };
-        tokio::time::sleep(pause).await;
-    }
-    Some(admitted)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_is_seen_by_the_next_request_on_every_server() {
     const KEYS: usize = 30;
@@ -117,6 +99,8 @@ async fn a_revocation_is_seen_by_the_next_request_on_every_server() {
         api.get("/projects").await.expect(200);
     }
     for (key, apis) in keys.iter().zip(&of_each) {
+        // Nothing may depend on a message.
+        end_subscriptions().await;
         let revoked = admin.post(&format!("/keys/{}/revoke", key.id()), json!({})).await.expect(200);
         assert!(revoked["revoked_at"].is_string(), "{revoked}");
         let answers = join_all(apis.iter().map(|api| api.get("/projects"))).await;

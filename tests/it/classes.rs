@@ -3,7 +3,7 @@
 use serde_json::json;
 use whatsnext::access::{Grants, Role};
 
-use crate::support::{Process, TestDatabase, make_key, make_key_with};
+use crate::support::{Process, TestDatabase, eventually, make_key, make_key_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_over_its_limit_still_keeps_its_jobs() {
@@ -42,6 +42,9 @@ async fn a_client_over_its_limit_still_keeps_its_jobs() {
     }
     second.post(&format!("/jobs/{job}/attempts/1/complete"), json!({})).await.expect(200);
     assert!(beat(0).await.problem(429).starts_with("Rate limit exceeded."), "reports have their limit too");
+    admin.post(&format!("/keys/{}/limit/reset", key.id()), json!({})).await.expect(200);
+    eventually("a server that remembered the refusal asks again", || async { beat(0).await.status == 200 }).await;
+    first.get(&format!("/jobs/{job}")).await.expect(200);
     // And it is the key's, not everybody's.
     let other = servers[0].api.with_key(make_key(&database, Grants::All(Role::Worker)).await.expose());
     other.post("/clients/register", json!({"id": "other", "name": "n", "entity": "e"})).await.expect(201);

@@ -13,6 +13,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Api, Self::Report];
+
     /// Its name, also that of its windows.
     pub(super) fn name(self) -> &'static str {
         match self {

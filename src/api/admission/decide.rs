@@ -119,16 +119,18 @@ impl Decider {
         Ok(standings.first().copied().flatten())
     }
 
-    /// Empties a window, and forgets that it was full.
+    /// Empties windows, and forgets that they were full.
     ///
     /// # Errors
     ///
     /// 503 while Redis is away.
-    pub(super) async fn reset(&self, subject: &str, name: &str) -> Result<(), Error> {
+    pub(super) async fn reset(&self, subject: &str, names: &[&str]) -> Result<(), Error> {
         let attempt = self.redis.attempt(subject).map_err(away)?;
         let mut connection = attempt.connection();
-        attempt.answer(self.limits.reset(&mut connection, subject, &[name])).await.map_err(away)?;
-        self.refused.forget(&format!("{subject} {name}"));
+        attempt.answer(self.limits.reset(&mut connection, subject, names)).await.map_err(away)?;
+        for name in names {
+            self.refused.forget(&format!("{subject} {name}"));
+        }
         Ok(())
     }
 

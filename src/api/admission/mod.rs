@@ -191,13 +191,13 @@ impl Gate {
         })
     }
 
-    /// Forgets what a key has used of its limit.
+    /// Forgets what a key has used of its limits, in each class.
     ///
     /// # Errors
     ///
     /// 503 while Redis is away.
     pub async fn reset(&self, key: &KeyInfo) -> Result<(), Error> {
-        self.0.decider.reset(&key.id.to_string(), "api").await
+        self.0.decider.reset(&key.id.to_string(), &Class::ALL.map(Class::name)).await
     }
 
     /// Copies changes of keys to Redis that may not have arrived, and writes when keys were last used. Never ends.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use whatsnext::access::Key;
 
-use super::{Api, Json, Process, RedisServer, TestDatabase};
+use super::{Api, Json, Process, RedisServer, TestDatabase, store_url};
 
 /// Processes that ask for keys.
 pub(crate) async fn fleet(database: &TestDatabase, count: usize, environment: &[(&str, &str)]) -> Vec<Process> {
@@ -116,4 +116,29 @@ impl Load {
         }
         self.admitted.load(Ordering::Relaxed)
     }
+}
+
+/// When requests were sent and answered that came in: few until the flood, then many. Nothing as soon as a limit is told that is not that of all servers.
+pub(crate) async fn admitted_until(api: Api, flood_from: Instant, end: Instant) -> Option<Vec<(Instant, Instant)>> {
+    let mut admitted = Vec::new();
+    while Instant::now() < end {
+        let sent = Instant::now();
+        let answer = api.get("/projects?limit=1").await;
+        if !is_of_all(&answer) {
+            return None;
+        }
+        if answer.status == 200 {
+            admitted.push((sent, Instant::now()));
+        }
+        let pause = if sent < flood_from { Duration::from_millis(1700) } else { Duration::from_millis(40) };
+        sleep(pause).await;
+    }
+    Some(admitted)
+}
+
+/// Ends all connections that listen to messages in Redis. There are some: servers tell each other of jobs.
+pub(crate) async fn end_subscriptions() {
+    let client = redis::Client::open(store_url("WHATSNEXT_TEST_REDIS_URL")).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let () = redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").query_async(&mut connection).await.expect("they are ended");
 }

@@ -17,7 +17,9 @@ use tokio::time::{Instant, sleep};
 pub(crate) use self::redis::{PASSWORD, RedisServer};
 pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
-pub(crate) use fleet::{Load, admitted, each_with, fleet, is_of_all, is_shared, send, until_they_know_each_other, within};
+pub(crate) use fleet::{
+    Load, admitted, admitted_until, each_with, end_subscriptions, fleet, is_of_all, is_shared, send, until_they_know_each_other, within,
+};
 pub(crate) use keys::{make_key, make_key_with};
 pub(crate) use proxy::{Proxy, Tls};
 pub(crate) use server::{Process, Server, free_port, program};
