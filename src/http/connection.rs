@@ -127,6 +127,9 @@ impl AsyncWrite for Signing {
     /// hyper, and TLS below it, flush when they have written everything that they were given.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.inner.as_mut().poll_flush(context))?;
+        if !self.outbox.has_unsigned() {
+            return Poll::Ready(Ok(()));
+        }
         for mut slip in self.outbox.take_written() {
             slip.receipts.drain(..).for_each(|receipt| receipt());
         }

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, Version, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -228,5 +229,28 @@ async fn handshakes_that_are_never_finished_are_cut_and_keep_nobody_waiting() {
     for slow in slow {
         assert_eq!(slow.await.unwrap(), b"", "it is closed without a word");
     }
+    server.stop().await;
+}
+
+/// What TLS has taken is not yet given to the socket: here it is more than what fits on the way to a client that reads nothing.
+#[tokio::test]
+async fn a_claim_over_tls_that_its_client_does_not_read_is_put_back() {
+    let (database, authority) = (TestDatabase::new().await, Authority::new());
+    let pair = authority.issue(&["localhost"]);
+    let plain = Server::start_with(&database, &[("body_limit_bytes", "16777216")]).await;
+    let server = Server::start_with_tls(&database, &pair, &[("write_timeout_seconds", "1")]).await;
+    let (project, task) = plain.api.project_with_task("p").await;
+    let large = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"text": "x".repeat(15_000_000)}});
+    plain.api.post("/jobs", large).await.expect(201);
+    let mut stream = connect(&authority.client(None, &BOTH[1..]), server.address).await.unwrap();
+    stream.write_all(format!("GET /projects/{project}/fetch_job HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes()).await.unwrap();
+    let watcher = database.connect().await;
+    let stands = async || -> (String, i32) {
+        let row = watcher.query_one("select status, attempt from jobs", &[]).await.unwrap();
+        (row.get(0), row.get(1))
+    };
+    eventually("the job was claimed and is pending again", || async { stands().await == ("PENDING".to_owned(), 1) }).await;
+    drop(stream);
+    plain.stop().await;
     server.stop().await;
 }

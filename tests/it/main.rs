@@ -27,5 +27,6 @@ mod permissions;
 mod schema;
 mod stores;
 mod support;
+mod tls;
 mod tokens;
 mod topology;

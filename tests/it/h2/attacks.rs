@@ -191,6 +191,23 @@ async fn flood(mut connection: H2, words: &[u8], reads: bool) {
     }
 }
 
+/// As over HTTP/1.1: nobody in front may see another host than the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_names_its_host_once() {
+    let target = Target::start(&[]).await;
+    let mut connection = target.connect().await;
+    // RFC 7541, appendix A: `:status: 200` and `:status: 400`.
+    let cases =
+        [(vec![], 0x88), (vec![("host", "localhost")], 0x88), (vec![("host", "other")], 0x8c), (vec![("host", "localhost"); 2], 0x8c)];
+    for (n, (hosts, status)) in (0..).zip(cases) {
+        let stream = 2 * n + 1;
+        connection.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, head("GET", "/projects", &hosts))).await.unwrap();
+        let answer = connection.next_of(stream).await.expect("an answer");
+        assert_eq!((answer.kind, answer.payload.first()), (HEADERS, Some(&status)), "{hosts:?}");
+        connection.body_of(stream).await.expect("its body");
+    }
+}
+
 /// Bodies that never come, on as many streams as there may be and more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_limited_for_each_connection_and_address() {

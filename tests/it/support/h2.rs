@@ -1,10 +1,11 @@
 //! HTTP/2, frame by frame: a client that does what no library would.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -25,6 +26,9 @@ pub(crate) const END_HEADERS: u8 = 4;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 const INITIAL_WINDOW: u16 = 4;
+
+/// How long anything may take until a frame comes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +127,10 @@ impl H2 {
 
     /// The next frame; nothing once the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
+        timeout(PATIENCE, self.read()).await.expect("expected a frame, or the end of the connection")
+    }
+
+    async fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);

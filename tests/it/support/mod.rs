@@ -7,6 +7,7 @@ mod database;
 mod fleet;
 pub(crate) mod h2;
 mod keys;
+mod postgres;
 mod proxy;
 mod redis;
 mod server;
@@ -16,7 +17,10 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::redis::{PASSWORD, RedisServer};
+pub(crate) use self::{
+    postgres::PostgresServer,
+    redis::{PASSWORD, RedisServer, tls_arguments},
+};
 pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
 pub(crate) use fleet::{
