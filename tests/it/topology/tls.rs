@@ -15,7 +15,7 @@ async fn is_used(url: &str, authority: &Authority) {
     let database = TestDatabase::new().await;
     let key = make_key(&database, Grants::All(Role::Reader)).await;
     let trusted = authority.file();
-    let trusting = fleet(&database, 1, &[("REDIS_URL", url), ("REDIS_CA_FILE", &trusted)]).await;
+    let trusting = fleet(&database, 1, &[("REDIS_URL", url), ("REDIS_CA_FILE", &trusted), ("RATE_LIMIT_PER_MINUTE", "1000")]).await;
     let api = trusting[0].api.with_key(key.expose());
     within(BACK, "Redis is up", async || trusting[0].api.get("/readyz").await.expect(200)["status"] == "ready").await;
     within(BACK, "limits are shared", async || is_shared(&api).await).await;
