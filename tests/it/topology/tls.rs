@@ -20,8 +20,8 @@ async fn is_used(url: &str, authority: &Authority) {
     within(BACK, "Redis is up", async || trusting[0].api.get("/readyz").await.expect(200)["status"] == "ready").await;
     within(BACK, "limits are shared", async || is_shared(&api).await).await;
 
-    let other = Authority::new().file();
-    let wary = Process::start_with(&database, &[("REDIS_URL", url), ("REDIS_CA_FILE", &other)]).await;
+    let other = Authority::new();
+    let wary = Process::start_with(&database, &[("REDIS_URL", url), ("REDIS_CA_FILE", &other.file())]).await;
     assert_eq!(wary.api.get("/readyz").await.expect(200)["redis"], "down", "a certificate that nobody vouches for");
 }
 
