@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::World;
-use crate::support::{Server, TestDatabase, eventually};
+use crate::support::{Server, TestDatabase, eventually, waiting_for_locks};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_claim_is_answered_as_soon_as_there_is_something() {
@@ -142,4 +142,71 @@ async fn a_claim_that_waits_on_one_server_hears_of_a_job_submitted_on_another() 
     assert_eq!(waiting.await.unwrap().1, Some(job));
     first.stop().await;
     second.stop().await;
+}
+
+/// Who signs off while it waits is not made to come back, and gets nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_off_while_waiting_is_given_nothing_and_stays_away() {
+    let world = World::new().await;
+    let database = world.database.connect().await;
+    database.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+    let waits = {
+        let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "wait_seconds": 60})).await.expect(200) })
+    };
+    let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'node'";
+    eventually("the claim is parked", || async { database.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+    world.api.post("/clients/node/deactivate", json!({})).await.expect(200);
+    let job = world.job("j").await;
+    assert_eq!(waits.await.unwrap(), json!({"jobs": []}));
+    let client = world.api.get("/clients/node").await.expect(200);
+    assert_eq!(client["is_active"], 0, "{client}");
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job], "who claims anew is there again");
+    assert_eq!(world.api.get("/clients/node").await.expect(200)["is_active"], 1);
+    world.end().await;
+}
+
+/// A claim that comes in while others wait has its turn after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_come_before_those_who_just_came() {
+    let world = World::new().await;
+    for client in ["waits", "comes"] {
+        world.client(client, 1, 0).await;
+    }
+    world.client("blocks", 0, 0).await;
+    let mut database = world.database.connect().await;
+    let watcher = world.database.connect().await;
+    let claim = |client: &str| {
+        let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
+        let claim = json!({"client_id": client, "wait_seconds": 3});
+        tokio::spawn(async move { api.post(&path, claim).await.expect(200)["jobs"][0]["job"]["id"].as_i64() })
+    };
+    for _ in 0..5 {
+        watcher.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+        let waits = claim("waits");
+        let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'waits'";
+        eventually("the claim is parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+        // The server is at a claim of a client that somebody else has locked, which fits nothing.
+        let transaction = database.transaction().await.unwrap();
+        transaction.execute("select from clients where id = 'blocks' for update", &[]).await.unwrap();
+        let blocks = claim("blocks");
+        eventually("the server waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
+        // Meanwhile there is a job, and somebody else comes.
+        let comes = claim("comes");
+        let job = world.job("j").await;
+        for _ in 0..5 {
+            world.api.get("/projects").await.expect(200);
+        }
+        transaction.rollback().await.unwrap();
+        assert_eq!(waits.await.unwrap(), Some(job), "whoever waited longest has it");
+        let more = world.job("j").await;
+        assert_eq!(comes.await.unwrap(), Some(more));
+        assert_eq!(blocks.await.unwrap(), None);
+        for (job, client) in [(job, "waits"), (more, "comes")] {
+            let attempt = watcher.query_one("select client_id from attempts where job_id = $1", &[&job]).await.unwrap();
+            assert_eq!(attempt.get::<_, &str>("client_id"), client);
+            world.say(job, 1, "complete", json!({})).await.expect(200);
+        }
+    }
+    world.end().await;
 }
