@@ -26,7 +26,7 @@ const SERVERS: usize = 3;
 const WAVES: usize = 10;
 
 /// How much memory each may take: its connection, its request, and what waits.
-const BYTES: u64 = 48 * 1024;
+const BYTES: u64 = 64 * 1024;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

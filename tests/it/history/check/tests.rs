@@ -224,7 +224,7 @@ fn what_is_there_twice_is_noticed() {
     alone(|_, state| drop(state.jobs.insert(9, job("j4", "BLOCKED", 0, 0, &[5]))), "j4 was submitted once, and is there as jobs [4, 9].");
     caught(
         |history, _| history[15].outcome = Outcome::Submitted(vec![5, 4]),
-        "What was submitted with one key was answered with jobs [4, 5] and with [5, 4].",
+        "What was submitted with one key was answered with jobs [5, 4] and with [4, 5].",
     );
     caught(
         |history, _| {
