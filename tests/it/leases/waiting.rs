@@ -170,43 +170,44 @@ async fn who_signs_off_while_waiting_is_given_nothing_and_stays_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_come_before_those_who_just_came() {
     let world = World::new().await;
-    for client in ["waits", "comes"] {
+    for client in ["waits", "comes", "full"] {
         world.client(client, 1, 0).await;
     }
-    world.client("blocks", 0, 0).await;
-    let mut database = world.database.connect().await;
-    let watcher = world.database.connect().await;
-    let claim = |client: &str| {
+    let (mut database, watcher) = (world.database.connect().await, world.database.connect().await);
+    let other = world.task("other", 1, 0).await;
+    let claim = |client: &str, task: i64| {
         let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
-        let claim = json!({"client_id": client, "wait_seconds": 3});
+        let claim = json!({"client_id": client, "wait_seconds": 30, "task_ids": [task]});
         tokio::spawn(async move { api.post(&path, claim).await.expect(200)["jobs"][0]["job"]["id"].as_i64() })
     };
-    for _ in 0..5 {
+    // One that has no room just now waits for a job that is there.
+    world.job_with("taken", json!({"task_id": other})).await;
+    claim("full", other).await.unwrap();
+    let full = claim("full", other);
+    for _ in 0..3 {
         watcher.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
-        let waits = claim("waits");
+        let waits = claim("waits", world.task);
         let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'waits'";
         eventually("the claim is parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
-        // The server is at a claim of a client that somebody else has locked, which fits nothing.
+        // The server looks again for the one without room, and has to wait, since somebody else has locked that client.
         let transaction = database.transaction().await.unwrap();
-        transaction.execute("select from clients where id = 'blocks' for update", &[]).await.unwrap();
-        let blocks = claim("blocks");
+        transaction.execute("select from clients where id = 'full' for update", &[]).await.unwrap();
+        world.job_with("ready", json!({"task_id": other})).await;
         eventually("the server waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
-        // Meanwhile there is a job, and somebody else comes.
-        let comes = claim("comes");
-        let job = world.job("j").await;
+        // Meanwhile another one comes, and then there is a job.
+        let comes = claim("comes", world.task);
         for _ in 0..5 {
             world.api.get("/projects").await.expect(200);
         }
+        let job = world.job("j").await;
         transaction.rollback().await.unwrap();
         assert_eq!(waits.await.unwrap(), Some(job), "whoever waited longest has it");
         let more = world.job("j").await;
         assert_eq!(comes.await.unwrap(), Some(more));
-        assert_eq!(blocks.await.unwrap(), None);
-        for (job, client) in [(job, "waits"), (more, "comes")] {
-            let attempt = watcher.query_one("select client_id from attempts where job_id = $1", &[&job]).await.unwrap();
-            assert_eq!(attempt.get::<_, &str>("client_id"), client);
+        for job in [job, more] {
             world.say(job, 1, "complete", json!({})).await.expect(200);
         }
     }
+    full.abort();
     world.end().await;
 }
