@@ -27,6 +27,7 @@ use super::{
     places::{Place, Places},
     socket::Socket,
     streams::{Progress, Streams},
+    timer::Timer,
     tls::{self, Tls},
 };
 
@@ -156,7 +157,7 @@ async fn open<E>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<E>) ->
 
 fn builder(streams: &Streams, limits: &Limits, is_h2: bool) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(streams.clone());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
+    builder.http1().timer(Timer::default()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -18,6 +18,7 @@ mod listen;
 mod places;
 mod socket;
 mod streams;
+mod timer;
 mod tls;
 
 use std::{io, sync::Arc, time::Duration};
