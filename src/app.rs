@@ -1,15 +1,18 @@
 //! The server put together: [`App::build`] from settings, [`App::run`] on a listener that was bound outside, until it is told to stop.
 
-use std::time::Duration;
+mod metrics;
+
+use std::{future::pending, time::Duration};
 
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::{self, address::NotANetwork},
-    api::{self, Draining, Gate},
+    api::{self, Draining, Gate, Traffic},
     config::Settings,
     http,
+    measure::Gauge,
     postgres::{self, Database, migrate},
     queue::{
         Policy, Sweeper, clients,
@@ -18,6 +21,7 @@ use crate::{
     },
     redis::{self, Redis},
 };
+use metrics::Metrics;
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,8 @@ pub struct App {
     wire: Wire,
     /// Whether nobody is to wait for jobs any more.
     closing: CancellationToken,
+    /// Where it is asked for metrics.
+    metrics: Option<TcpListener>,
 }
 
 impl App {
@@ -58,8 +64,14 @@ impl App {
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
-        let state = api::State { database, redis, gate, jobs, claims, draining, tasks };
-        Ok(Self { settings, state, wire, closing })
+        let state = api::State { database, redis, gate, jobs, claims, draining, tasks, traffic: Traffic::default() };
+        Ok(Self { settings, state, wire, closing, metrics: None })
+    }
+
+    /// The same, which tells its metrics to whoever asks here.
+    #[must_use]
+    pub fn with_metrics(self, listener: Option<TcpListener>) -> Self {
+        Self { metrics: listener, ..self }
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -87,13 +99,15 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, wire, closing } = self;
+        let Self { settings, state, wire, closing, metrics } = self;
+        let connections = Gauge::default();
         let limits = http::Limits {
             connections: settings.max_connections,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             write_timeout: Duration::from_secs(settings.write_timeout_seconds),
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
             announced_by: state.gate.announcers(),
+            open: connections.clone(),
         };
         // So that the first request need not wait for it, and finds the keys known.
         tokio::join!(state.redis.connect(), state.gate.learn());
@@ -121,12 +135,21 @@ impl App {
             client_timeout_seconds: settings.client_timeout_seconds,
             retention: Some(settings.retention_days).filter(|days| *days > 0.0).map(|days| Duration::from_secs_f64(days * 86_400.0)),
         };
+        let measured = async {
+            match metrics {
+                Some(listener) => {
+                    http::serve(listener, Metrics::of(state.clone(), connections), metrics::limits(), CancellationToken::new()).await
+                }
+                None => pending().await,
+            }
+        };
         tokio::join!(drain, async {
             tokio::select! {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
                 () = sweeper.run() => {}
                 () = wire.run() => {}
+                () = measured => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }

@@ -22,6 +22,7 @@ use super::{
     budget::{Budget, Share},
     extract::{Deadline, Limits},
     routes::MatchedPath,
+    traffic::Traffic,
 };
 
 /// The header that carries a request's id in and out.
@@ -36,12 +37,13 @@ pub struct Edge<E> {
     limits: Limits,
     budget: Budget,
     timeout: Duration,
+    traffic: Traffic,
 }
 
 impl<E> Edge<E> {
     /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget.
-    pub fn new(inner: E, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        Self { inner, limits, budget, timeout }
+    pub fn new(inner: E, limits: Limits, budget: Budget, timeout: Duration, traffic: Traffic) -> Self {
+        Self { inner, limits, budget, timeout, traffic }
     }
 }
 
@@ -57,7 +59,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
     async fn answer(&self, mut request: Request, id: String) -> Response {
-        let mut line = Line::new(&request);
+        let mut line = Line::new(&request, &self.traffic);
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let deadline = Deadline::after(self.timeout);
         request.set_data(deadline.clone());
@@ -179,31 +181,35 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The request's line in the log. Written also when the client goes away and the request is dropped.
-struct Line {
-    method: String,
+struct Line<'a> {
+    method: Method,
+    traffic: &'a Traffic,
     start: Instant,
     written: bool,
 }
 
-impl Line {
-    fn new(request: &Request) -> Self {
-        Self { method: request.method().to_string(), start: Instant::now(), written: false }
+impl<'a> Line<'a> {
+    fn new(request: &Request, traffic: &'a Traffic) -> Self {
+        Self { method: request.method().clone(), traffic, start: Instant::now(), written: false }
     }
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
         self.written = true;
         // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
-        let route = path.as_ref().map_or("-", |path| &*path.0);
-        let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
-        tracing::info!(method = self.method, route, status = status.as_u16(), duration_ms, "answered");
+        let route = path.as_ref().map_or("-", |path| path.0.path());
+        let took = self.start.elapsed();
+        self.traffic.answered(path.as_ref().map(|path| &*path.0), &self.method, status, took);
+        let duration_ms = took.as_secs_f64() * 1e3;
+        tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
     }
 }
 
-impl Drop for Line {
+impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.written {
+            self.traffic.gone();
             let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
-            tracing::info!(method = self.method, duration_ms, "the client went away");
+            tracing::info!(method = self.method.as_str(), duration_ms, "the client went away");
         }
     }
 }

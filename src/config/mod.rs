@@ -74,6 +74,8 @@ pub struct Settings {
 
     pub log_format: LogFormat,
     pub log_filter: String,
+
+    pub metrics_bind: String,
 }
 
 /// How the connection to PostgreSQL is protected.

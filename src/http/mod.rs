@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::access::TrustedProxies;
+use crate::{access::TrustedProxies, measure::Gauge};
 use connection::Socket;
 
 pub use connection::Connection;
@@ -56,6 +56,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Whose connections begin with a PROXY header; nobody's if there are none.
     pub announced_by: TrustedProxies,
+    /// Counts those that are open.
+    pub open: Gauge,
 }
 
 /// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns.
@@ -84,6 +86,7 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 let (endpoint, limits, watcher, cut) = (endpoint.clone(), limits.clone(), graceful.watcher(), cut.clone());
+                let held = limits.open.hold();
                 open.spawn(async move {
                     let served = connection(stream, peer, endpoint, &limits, watcher);
                     tokio::select! {
@@ -94,7 +97,7 @@ where
                             }
                         }
                     }
-                    drop(permit);
+                    drop((permit, held));
                 });
             }
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),

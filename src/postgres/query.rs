@@ -216,6 +216,7 @@ queries! {
         TOUCH = "touch",
     }
     projects {
+        BUSIEST = "busiest",
         COMPACT_COUNTS = "compact_counts",
         DELETE = "delete",
         GET = "get",
@@ -223,6 +224,7 @@ queries! {
         INSERT = "insert",
         LIST = "list",
         STATS = "stats",
+        TOTALS = "totals",
         UPDATE = "update",
     }
     schema {

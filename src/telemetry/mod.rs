@@ -1,5 +1,6 @@
 //! What the process says about itself.
 
 mod logs;
+pub mod metrics;
 
 pub use logs::{Guard, init};

@@ -19,6 +19,7 @@ mod idempotency;
 mod leases;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod model;
 mod order;
 mod permissions;

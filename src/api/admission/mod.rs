@@ -21,6 +21,7 @@ mod issued;
 mod key;
 mod last_used;
 mod principal;
+mod tally;
 mod token;
 
 use std::{
@@ -37,6 +38,7 @@ use tokio::{sync::Semaphore, time::sleep};
 
 pub use class::Class;
 pub use principal::{Principal, Who};
+pub use tally::Count;
 
 use super::Error;
 use crate::{
@@ -54,6 +56,7 @@ use decide::{Decider, Decision, window};
 use headers::Told;
 use issued::Issued;
 use last_used::LastUsed;
+use tally::Tally;
 
 /// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
@@ -98,6 +101,7 @@ struct Inner {
     issued: Issued,
     /// As many tokens may be looked for at a time that come from addresses over their limit.
     hearings: Semaphore,
+    tally: Tally,
 }
 
 /// How a key's window stands.
@@ -150,6 +154,7 @@ impl Gate {
             last_used: LastUsed::default(),
             issued: Issued::default(),
             hearings: Semaphore::new(HEARINGS),
+            tally: Tally::default(),
         })))
     }
 
@@ -245,6 +250,17 @@ impl Gate {
     ///
     /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
     pub async fn admit(&self, request: &Request, class: Class) -> Result<Pass, Error> {
+        let result = self.decide(request, class).await;
+        self.0.tally.note(class, &result);
+        result
+    }
+
+    /// How many requests came in, and why the others did not.
+    pub fn counts(&self) -> Vec<Count> {
+        self.0.tally.counts()
+    }
+
+    async fn decide(&self, request: &Request, class: Class) -> Result<Pass, Error> {
         let inner = &*self.0;
         let arrival = Arrival { address: inner.address(request), class };
         if inner.is_open {

@@ -29,6 +29,7 @@ pub use bell::{Bells, Wire};
 
 use super::{Handover, Job, Resources, Store};
 use crate::{
+    measure::Held,
     postgres::{Row, query::claims as sql},
     queue::{Error, Result},
 };
@@ -96,6 +97,8 @@ struct Claim {
     has: Resources,
     /// In the order in which they came.
     number: u64,
+    /// It is counted until it is answered.
+    _held: Held,
     answer: oneshot::Sender<Result<Handover<Vec<Granted>>>>,
 }
 
@@ -127,8 +130,8 @@ impl Claims {
     /// [`Error::NotFound`] for the project or the client.
     pub async fn claim(&self, project_id: i64, wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let (answer, answered) = oneshot::channel();
-        let claim =
-            Claim { wish, until: Instant::now() + wait, has: ANYTHING, number: self.numbers.fetch_add(1, Ordering::Relaxed), answer };
+        let (until, number) = (Instant::now() + wait, self.numbers.fetch_add(1, Ordering::Relaxed));
+        let claim = Claim { wish, until, has: ANYTHING, number, _held: self.jobs.tally.claims.hold(), answer };
         let is_first = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);
@@ -186,6 +189,7 @@ impl Claims {
         if hopeful.is_empty() {
             return rest;
         }
+        self.jobs.tally.woken.add(hopeful.len() as u64);
         rest.extend(self.serve_all(project_id, marks, hopeful, false).await);
         // Whoever came first is served first, also the next time.
         rest.sort_by_key(|claim| claim.number);
@@ -222,6 +226,7 @@ impl Claims {
         let mut claims = claims.into_iter().filter(|claim| !claim.answer.is_closed()).peekable();
         while claims.peek().is_some() {
             let mut together: Vec<Claim> = claims.by_ref().take(TOGETHER).collect();
+            self.jobs.tally.rounds.observe(together.len() as u64);
             let wishes: Vec<Wish> = together.iter().map(|claim| claim.wish.clone()).collect();
             let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, marks }).await;
             let found = match round {
@@ -243,7 +248,10 @@ impl Claims {
                 match jobs {
                     Ok(jobs) if jobs.is_empty() => left.push(Claim { has, ..claim }),
                     // If the client is gone already, the handover comes back here and is dropped.
-                    Ok(jobs) => drop(claim.answer.send(Ok(self.handover(jobs)))),
+                    Ok(jobs) => {
+                        self.jobs.tally.granted.add(jobs.len() as u64);
+                        drop(claim.answer.send(Ok(self.handover(jobs))));
+                    }
                     Err(error) => drop(claim.answer.send(Err(error))),
                 }
             }
