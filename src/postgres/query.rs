@@ -231,6 +231,7 @@ queries! {
         CREATE_DATABASE = "create_database",
         DATABASE_PRESENT = "database_present",
         LOCK = "lock",
+        LOCK_TIMEOUT = "lock_timeout",
         PING = "ping",
         PRESENT = "present",
         VERSION = "version",
