@@ -1,5 +1,6 @@
 //! Metrics: a real server scraped, and what is made of that in `deploy/`.
 
+mod deployed;
 mod scrape;
 
 use std::time::Duration;
