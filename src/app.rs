@@ -2,9 +2,13 @@
 
 mod metrics;
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     api::{self, Draining, Gate, Traffic},
     config::Settings,
     http,
-    measure::Gauge,
+    measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
         Policy, Sweeper, clients,
@@ -20,6 +24,7 @@ use crate::{
         projects,
     },
     redis::{self, Redis},
+    telemetry::otlp::{Collector, NotAnEndpoint},
 };
 use metrics::Metrics;
 
@@ -35,6 +40,9 @@ pub enum BuildError {
     /// A network that is none.
     #[error("trusted_proxies: {0}")]
     Proxies(#[from] NotANetwork),
+    /// No place for spans.
+    #[error(transparent)]
+    Otlp(#[from] NotAnEndpoint),
 }
 
 /// One server.
@@ -47,7 +55,18 @@ pub struct App {
     closing: CancellationToken,
     /// Where it is asked for metrics.
     metrics: Option<TcpListener>,
+    /// Where spans go.
+    traces: Option<Traces>,
 }
+
+/// Spans on their way to a collector.
+struct Traces {
+    collector: Collector,
+    spans: mpsc::Receiver<Span>,
+}
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 impl App {
     /// Puts a server together. Connects to nothing yet.
@@ -60,12 +79,14 @@ impl App {
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
         let (bells, wire) = Wire::new(redis.clone());
+        let (spans, traces) = traces(&settings)?;
+        let traffic = Traffic::new(spans);
         let (draining, tasks) = (Draining::default(), TaskTracker::new());
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
-        let state = api::State { database, redis, gate, jobs, claims, draining, tasks, traffic: Traffic::default() };
-        Ok(Self { settings, state, wire, closing, metrics: None })
+        let state = api::State { database, redis, gate, jobs, claims, draining, tasks, traffic };
+        Ok(Self { settings, state, wire, closing, metrics: None, traces })
     }
 
     /// The same, which tells its metrics to whoever asks here.
@@ -99,7 +120,8 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, wire, closing, metrics } = self;
+        let Self { settings, state, wire, closing, metrics, traces } = self;
+        let (collector, spans) = traces.map(|Traces { collector, spans }| (Arc::new(collector), spans)).unzip();
         let connections = Gauge::default();
         let limits = http::Limits {
             connections: settings.max_connections,
@@ -138,11 +160,22 @@ impl App {
         let measured = async {
             match metrics {
                 Some(listener) => {
-                    http::serve(listener, Metrics::of(state.clone(), connections), metrics::limits(), CancellationToken::new()).await
+                    http::serve(
+                        listener,
+                        Metrics::of(state.clone(), connections, collector.clone()),
+                        metrics::limits(),
+                        CancellationToken::new(),
+                    )
+                    .await
                 }
                 None => pending().await,
             }
         };
+        let over = CancellationToken::new();
+        let exported = collector.clone().zip(spans).map(|(collector, spans)| {
+            let over = over.clone();
+            tokio::spawn(async move { collector.receive(spans, over).await })
+        });
         tokio::join!(drain, async {
             tokio::select! {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
@@ -155,7 +188,21 @@ impl App {
             }
         });
         state.database.close();
+        over.cancel();
+        if let Some(exported) = exported {
+            timeout(LAST_SPANS, exported).await.ok();
+        }
     }
+}
+
+/// Where spans are handed over, and what becomes of them, if that is wanted.
+fn traces(settings: &Settings) -> Result<(Option<Spans>, Option<Traces>), NotAnEndpoint> {
+    if settings.otlp_endpoint.is_empty() {
+        return Ok((None, None));
+    }
+    let collector = Collector::at(&settings.otlp_endpoint)?;
+    let (sender, spans) = Spans::new();
+    Ok((Some(sender), Some(Traces { collector, spans })))
 }
 
 fn policy(settings: &Settings) -> Policy {

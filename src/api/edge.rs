@@ -22,7 +22,8 @@ use super::{
     budget::{Budget, Share},
     extract::{Deadline, Limits},
     routes::MatchedPath,
-    traffic::Traffic,
+    trace::Trace,
+    traffic::{Answered, Traffic},
 };
 
 /// The header that carries a request's id in and out.
@@ -52,14 +53,15 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 
     async fn call(&self, request: Request) -> Result<Response> {
         let id = request_id(&request);
-        let span = tracing::info_span!("request", id);
-        Ok(self.answer(request, id).instrument(span).await)
+        let trace = Trace::of(request.headers());
+        let span = tracing::info_span!("request", id, trace.id = %trace.id(), span.id = %trace.span_id());
+        Ok(self.answer(request, id, trace).instrument(span).await)
     }
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, id: String) -> Response {
-        let mut line = Line::new(&request, &self.traffic);
+    async fn answer(&self, mut request: Request, id: String, trace: Trace) -> Response {
+        let mut line = Line::new(&request, &self.traffic, trace, &id);
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let deadline = Deadline::after(self.timeout);
         request.set_data(deadline.clone());
@@ -184,13 +186,15 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 struct Line<'a> {
     method: Method,
     traffic: &'a Traffic,
+    trace: Trace,
+    id: &'a str,
     start: Instant,
     written: bool,
 }
 
 impl<'a> Line<'a> {
-    fn new(request: &Request, traffic: &'a Traffic) -> Self {
-        Self { method: request.method().clone(), traffic, start: Instant::now(), written: false }
+    fn new(request: &Request, traffic: &'a Traffic, trace: Trace, id: &'a str) -> Self {
+        Self { method: request.method().clone(), traffic, trace, id, start: Instant::now(), written: false }
     }
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
@@ -198,7 +202,8 @@ impl<'a> Line<'a> {
         // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
         let route = path.as_ref().map_or("-", |path| path.0.path());
         let took = self.start.elapsed();
-        self.traffic.answered(path.as_ref().map(|path| &*path.0), &self.method, status, took);
+        let Self { method, trace, id, .. } = &*self;
+        self.traffic.answered(&Answered { route: path.as_ref().map(|path| &*path.0), method, status, took, trace: *trace, id });
         let duration_ms = took.as_secs_f64() * 1e3;
         tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
     }

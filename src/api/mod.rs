@@ -22,6 +22,7 @@ pub mod reply;
 pub mod routes;
 pub mod tasks;
 pub mod tokens;
+mod trace;
 pub mod traffic;
 pub mod types;
 pub mod users;

@@ -6,12 +6,13 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use poem::http::{Method, StatusCode};
 
-use crate::measure::{Counter, Distribution, Histogram};
+use super::trace::Trace;
+use crate::measure::{Counter, Distribution, Histogram, Span, Spans, Value};
 
 /// Where the ranges of times end, in microseconds. Claims may wait for a minute.
 const TIMES: &[u64] =
@@ -31,6 +32,19 @@ struct Inner {
     routes: Mutex<Vec<Arc<Route>>>,
     unknown: Arc<Route>,
     gone: Counter,
+    spans: Option<Spans>,
+}
+
+/// A request, when it has been answered.
+pub(super) struct Answered<'a> {
+    /// Nothing if it matched none.
+    pub(super) route: Option<&'a Route>,
+    pub(super) method: &'a Method,
+    pub(super) status: StatusCode,
+    pub(super) took: Duration,
+    pub(super) trace: Trace,
+    /// Its id in the log.
+    pub(super) id: &'a str,
 }
 
 /// A path as the document writes it, and what was asked of it.
@@ -58,13 +72,12 @@ pub struct Count {
     pub times: Distribution,
 }
 
-impl Default for Traffic {
-    fn default() -> Self {
-        Self(Arc::new(Inner { routes: Mutex::default(), unknown: Route::new(""), gone: Counter::default() }))
-    }
-}
-
 impl Traffic {
+    /// No requests yet. Each will be a span, if anybody wants them.
+    pub fn new(spans: Option<Spans>) -> Self {
+        Self(Arc::new(Inner { routes: Mutex::default(), unknown: Route::new(""), gone: Counter::default(), spans }))
+    }
+
     /// A new route.
     pub(super) fn route(&self, path: &str) -> Arc<Route> {
         let route = Route::new(path);
@@ -73,11 +86,15 @@ impl Traffic {
     }
 
     /// A request was answered.
-    pub(super) fn answered(&self, route: Option<&Route>, method: &Method, status: StatusCode, took: Duration) {
+    pub(super) fn answered(&self, answered: &Answered<'_>) {
+        let Answered { route, method, status, took, .. } = answered;
         let requests = &route.unwrap_or(&self.0.unknown).methods[place_of(method)];
-        requests.times.observe_time(took);
+        requests.times.observe_time(*took);
         let status = STATUSES.iter().position(|known| *known == status.as_u16());
         requests.statuses[status.unwrap_or(STATUSES.len())].one();
+        if let Some(spans) = self.0.spans.as_ref().filter(|_| answered.trace.is_sampled) {
+            spans.export(answered.span());
+        }
     }
 
     /// A client went away before it was answered.
@@ -90,12 +107,41 @@ impl Traffic {
         self.0.gone.get()
     }
 
+    /// How many spans there was no room for.
+    pub fn spans_dropped(&self) -> u64 {
+        self.0.spans.as_ref().map_or(0, Spans::dropped)
+    }
+
     /// What was counted; what was never asked is left out.
     pub fn counts(&self) -> Vec<Count> {
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         routes.push(self.0.unknown.clone());
         let counts = routes.iter().flat_map(|route| METHODS.into_iter().zip(&route.methods).map(move |counted| (route, counted)));
         counts.filter_map(|(route, (method, requests))| requests.count(route, method)).collect()
+    }
+}
+
+impl Answered<'_> {
+    /// As OpenTelemetry's conventions for HTTP servers name it.
+    fn span(&self) -> Span {
+        let Self { trace, status, .. } = self;
+        let (method, route) = (METHODS[place_of(self.method)], self.route.map_or("", Route::path));
+        let end = SystemTime::now();
+        Span {
+            trace: trace.id,
+            id: trace.span,
+            parent: trace.parent,
+            name: format!("{method} {route}").trim_end().to_owned(),
+            start: end.checked_sub(self.took).unwrap_or(end),
+            end,
+            attributes: vec![
+                ("http.request.method", Value::Text(method.to_owned())),
+                ("http.route", Value::Text(route.to_owned())),
+                ("http.response.status_code", Value::Number(status.as_u16().into())),
+                ("whatsnext.request_id", Value::Text(self.id.to_owned())),
+            ],
+            has_failed: status.is_server_error(),
+        }
     }
 }
 
@@ -131,18 +177,23 @@ fn place_of(method: &Method) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use poem::http::HeaderMap;
+
     use super::*;
 
     #[test]
     fn what_is_none_of_ours_is_counted_together() {
-        let traffic = Traffic::default();
+        let traffic = Traffic::new(None);
         let route = traffic.route("/jobs/{job_id}");
-        let took = Duration::from_millis(3);
-        traffic.answered(Some(&route), &Method::GET, StatusCode::OK, took);
+        let answered = |route: Option<&Route>, method: &Method, status| {
+            let (trace, took) = (Trace::of(&HeaderMap::new()), Duration::from_millis(3));
+            traffic.answered(&Answered { route, method, status, took, trace, id: "" });
+        };
+        answered(Some(&*route), &Method::GET, StatusCode::OK);
         for n in 0..100 {
             let method = Method::from_bytes(format!("M{n}").as_bytes()).expect("a token");
-            traffic.answered(Some(&route), &method, StatusCode::METHOD_NOT_ALLOWED, took);
-            traffic.answered(None, &method, StatusCode::from_u16(600 + n).expect("a status"), took);
+            answered(Some(&*route), &method, StatusCode::METHOD_NOT_ALLOWED);
+            answered(None, &method, StatusCode::from_u16(600 + n).expect("a status"));
         }
         let counts = traffic.counts();
         let seen: Vec<_> = counts.iter().map(|count| (count.route.path(), count.method, &count.statuses[..])).collect();

@@ -6,6 +6,7 @@
 
 use std::{
     fmt::Display,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +26,10 @@ use crate::{
         projects::{self, Overview},
     },
     redis,
-    telemetry::metrics::{MEDIA_TYPE, Process, Text, describe},
+    telemetry::{
+        metrics::{MEDIA_TYPE, Process, Text, describe},
+        otlp::Collector,
+    },
 };
 
 /// How long what the database said is kept.
@@ -47,6 +51,7 @@ pub(super) struct Metrics {
     state: api::State,
     projects: projects::Store,
     connections: Gauge,
+    collector: Option<Arc<Collector>>,
     process: Process,
     /// When the database was asked last, and what it said.
     seen: Mutex<Option<(Instant, Option<Overview>)>>,
@@ -55,9 +60,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn of(state: api::State, connections: Gauge) -> Self {
+    pub(super) fn of(state: api::State, connections: Gauge, collector: Option<Arc<Collector>>) -> Self {
         let projects = projects::Store::new(state.database.clone());
-        Self { state, projects, connections, process: Process::default(), seen: Mutex::default(), turn: Mutex::default() }
+        Self { state, projects, connections, collector, process: Process::default(), seen: Mutex::default(), turn: Mutex::default() }
     }
 
     async fn text(&self) -> String {
@@ -69,6 +74,7 @@ impl Metrics {
         of_postgres(&mut text, &self.state.database.stats());
         of_jobs(&mut text, &self.state.jobs.stats());
         of_queue(&mut text, self.overview().await.as_ref());
+        self.spans(&mut text);
         describe(&self.process, &mut text);
         text.into_string()
     }
@@ -104,6 +110,13 @@ impl Metrics {
         text.counter("whatsnext_keys_remembered_total", "Keys that this server knew to be right.").sample(&[], remembered);
         text.counter("whatsnext_keys_believed_total", "Keys that another server had verified.").sample(&[], believed);
         text.counter("whatsnext_argon2_refused_total", "Keys that were not looked at because too many were waiting.").sample(&[], busy);
+    }
+
+    fn spans(&self, text: &mut Text) {
+        let Some(collector) = &self.collector else { return };
+        let mut spans = text.counter("whatsnext_spans_total", "Spans, by what became of them.");
+        spans.sample(&[("outcome", &"exported")], collector.received.get()).sample(&[("outcome", &"failed")], collector.lost.get());
+        spans.sample(&[("outcome", &"dropped")], self.state.traffic.spans_dropped());
     }
 
     /// What the database says, or said a moment ago; nothing while it cannot say it.

@@ -76,6 +76,7 @@ pub struct Settings {
     pub log_filter: String,
 
     pub metrics_bind: String,
+    pub otlp_endpoint: String,
 }
 
 /// How the connection to PostgreSQL is protected.

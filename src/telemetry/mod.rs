@@ -2,5 +2,6 @@
 
 mod logs;
 pub mod metrics;
+pub mod otlp;
 
 pub use logs::{Guard, init};

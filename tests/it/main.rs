@@ -28,3 +28,4 @@ mod stores;
 mod support;
 mod tokens;
 mod topology;
+mod traces;

@@ -3,6 +3,8 @@
 //!
 //! All of it is relaxed: a reader sees each number as it was a moment ago, and no two of them at the same moment.
 
+mod span;
+
 use std::{
     sync::{
         Arc,
@@ -10,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+pub use span::{Span, Spans, Value};
 
 /// Counts up from zero, since the server was started.
 #[derive(Debug, Default)]
