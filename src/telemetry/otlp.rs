@@ -1,6 +1,6 @@
 //! Spans to an OpenTelemetry collector: OTLP over HTTP, in JSON (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
 //!
-//! One kind of span, sent in one way, is this file. The crates that know all of OpenTelemetry bring prost, tonic and sixteen more, and a thread with a client that
+//! One kind of span, sent in one way, is this file. The crates that know all of OpenTelemetry bring prost, tonic and a dozen more, and a thread with a client that
 //! blocks.
 
 use std::{
