@@ -81,8 +81,10 @@ impl Metrics {
 
     fn requests(&self, text: &mut Text) {
         let counts = self.state.traffic.counts();
-        let mut requests =
-            text.counter("whatsnext_http_requests_total", "Requests that were answered; route \"\" for those that match none.");
+        let mut requests = text.counter(
+            "whatsnext_http_requests_total",
+            "Requests that were answered; route \"\" for those that match none, or were refused before that was looked at.",
+        );
         for count in &counts {
             let route = count.route.path();
             for (status, number) in &count.statuses {

@@ -2,7 +2,7 @@
 
 use poem::http::StatusCode;
 
-use super::{Class, Pass};
+use super::Class;
 use crate::{api::Error, measure::Counter};
 
 /// How asking to come in can end, and the statuses that say so.
@@ -30,8 +30,9 @@ pub struct Count {
 }
 
 impl Tally {
-    pub(super) fn note(&self, class: Class, result: &Result<Pass, Error>) {
-        let status = result.as_ref().map_or_else(Error::status, |_| StatusCode::OK);
+    /// A request came in, or did not because of that.
+    pub(super) fn note(&self, class: Class, refusal: Option<&Error>) {
+        let status = refusal.map_or(StatusCode::OK, Error::status);
         // What is none of these is a failure of the server.
         let outcome = OUTCOMES.iter().position(|(_, known)| *known == status).unwrap_or(OUTCOMES.len() - 1);
         self.0[class as usize][outcome].one();
