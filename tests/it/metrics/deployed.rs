@@ -54,17 +54,14 @@ async fn every_metric_that_rules_and_dashboard_name_is_told() {
     let mut of_dashboard = Vec::new();
     expressions(&dashboard, &mut of_dashboard);
     assert!(of_dashboard.len() > 30, "the expressions are found");
+    let labels = Regex::new(r#"\b(status|outcome|reason|way|job|class)(?:!=|=)"([^"]+)""#).expect("a pattern");
     for (place, text) in [("prometheus/rules.yml", read("prometheus/rules.yml")), ("grafana/whatsnext.json", of_dashboard.join("\n"))] {
         let named = found(r"\b((?:whatsnext|process)_\w+)", &text);
         assert!(named.len() > 15, "the names are found: {named:?}");
         let unknown: Vec<_> = named.difference(&told).collect();
         assert!(unknown.is_empty(), "expected deploy/{place} to name what is told, but not {unknown:?}; there are {told:?}");
         // Whatever a label is asked for must be one.
-        for (label, value) in Regex::new(r#"\b(status|outcome|reason|way|job|class)(?:!=|=)"([^"]+)""#)
-            .expect("a pattern")
-            .captures_iter(&text)
-            .map(|found| (found[1].to_owned(), found[2].to_owned()))
-        {
+        for (label, value) in labels.captures_iter(&text).map(|found| (found[1].to_owned(), found[2].to_owned())) {
             let is_told = scrape.text.contains(&format!("{label}=\"{value}\"")) || (label == "job" && value == "whatsnext");
             assert!(is_told, "deploy/{place} asks for {label}=\"{value}\", which is never told");
         }
