@@ -12,10 +12,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, address::NotANetwork},
+    access::{self, TrustedProxies, address::NotANetwork},
     api::{self, Draining, Gate, Traffic},
     config::Settings,
-    http,
+    http::{self, Tls},
     measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
@@ -43,12 +43,17 @@ pub enum BuildError {
     /// No place for spans.
     #[error(transparent)]
     Otlp(#[from] NotAnEndpoint),
+    /// HTTPS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] http::TlsError),
 }
 
 /// One server.
 pub struct App {
     settings: Settings,
     state: api::State,
+    tls: Option<Arc<Tls>>,
+    proxies: TrustedProxies,
     /// To the bells of other servers.
     wire: Wire,
     /// Whether nobody is to wait for jobs any more.
@@ -75,6 +80,8 @@ impl App {
     ///
     /// [`BuildError`] if the settings do not describe the stores.
     pub fn build(settings: Settings) -> Result<Self, BuildError> {
+        let tls = Tls::new(&settings)?.map(Arc::new);
+        let proxies = settings.trusted_proxies.parse()?;
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
@@ -86,13 +93,18 @@ impl App {
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
         let state = api::State { database, redis, gate, jobs, claims, draining, tasks, traffic };
-        Ok(Self { settings, state, wire, closing, metrics: None, traces })
+        Ok(Self { settings, state, tls, proxies, wire, closing, metrics: None, traces })
     }
 
     /// The same, which tells its metrics to whoever asks here.
     #[must_use]
     pub fn with_metrics(self, listener: Option<TcpListener>) -> Self {
         Self { metrics: listener, ..self }
+    }
+
+    /// The server's certificate, if it speaks HTTPS.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -120,11 +132,13 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, wire, closing, metrics, traces } = self;
+        let Self { settings, state, tls, proxies, wire, closing, metrics, traces } = self;
         let (collector, spans) = traces.map(|Traces { collector, spans }| (Arc::new(collector), spans)).unzip();
         let connections = Gauge::default();
         let limits = http::Limits {
             connections: settings.max_connections,
+            for_each_address: settings.max_connections_per_address,
+            exempt: proxies,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             write_timeout: Duration::from_secs(settings.write_timeout_seconds),
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
@@ -142,7 +156,7 @@ impl App {
             refuse.cancel();
         };
         let served = async {
-            http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()).await;
+            http::serve(listener, api::endpoint(&settings, &state), limits, tls.clone(), refuse.clone()).await;
             state.tasks.close();
             state.tasks.wait().await;
         };
@@ -164,6 +178,7 @@ impl App {
                         listener,
                         Metrics::of(state.clone(), connections, collector.clone()),
                         metrics::limits(),
+                        None,
                         CancellationToken::new(),
                     )
                     .await
@@ -183,6 +198,7 @@ impl App {
                 () = sweeper.run() => {}
                 () = wire.run() => {}
                 () = measured => {}
+                () = watch(tls.as_deref()) => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }
@@ -203,6 +219,14 @@ fn traces(settings: &Settings) -> Result<(Option<Spans>, Option<Traces>), NotAnE
     let collector = Collector::at(&settings.otlp_endpoint)?;
     let (sender, spans) = Spans::new();
     Ok((Some(sender), Some(Traces { collector, spans })))
+}
+
+/// Looks after the certificate, if there is one.
+async fn watch(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.watch().await,
+        None => pending().await,
+    }
 }
 
 fn policy(settings: &Settings) -> Policy {

@@ -235,6 +235,8 @@ impl Endpoint for Metrics {
 pub(super) fn limits() -> http::Limits {
     http::Limits {
         connections: 8,
+        for_each_address: 8,
+        exempt: TrustedProxies::default(),
         head_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(1),

@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{DatabaseTls, Settings};
+use crate::config::{AuthoritiesError, DatabaseTls, Settings};
 
 use lanes::{Lanes, Place};
 use stats::Counts;
@@ -42,7 +42,10 @@ pub enum SetupError {
     Url,
     /// The authorities to trust cannot be loaded.
     #[error("database_ca_file: {0}")]
-    Authorities(String),
+    Authorities(#[from] AuthoritiesError),
+    /// TLS cannot be set up.
+    #[error("TLS to the database cannot be set up: {0}")]
+    Tls(#[source] rustls::Error),
     /// The pool cannot be made.
     #[error("the connection pool cannot be made: {0}")]
     Pool(#[from] deadpool_postgres::BuildError),

@@ -37,10 +37,10 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::config::Settings;
+use crate::config::{AuthoritiesError, Settings, read_authorities};
 use connection::Link;
 use stats::Counts;
-use way::{Address, Way};
+use way::{Address, Authorities, Way};
 
 pub use connection::Connection;
 pub use stats::Stats;
@@ -64,6 +64,9 @@ pub enum SetupError {
          redis+sentinel://[user:password@]host:port,host:port/master-name/number[?sentinel_password=…] (or rediss+sentinel://)"
     )]
     Form(#[source] Option<RedisError>),
+    /// The authorities to trust cannot be loaded.
+    #[error("redis_ca_file: {0}")]
+    Authorities(#[from] AuthoritiesError),
     /// Keys of one subject would be in different slots of a cluster.
     #[error("redis_key_prefix must not contain {{ or }}: braces say which keys a cluster keeps together")]
     Prefix,
@@ -146,7 +149,7 @@ impl Redis {
         }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
-            way: Way::to(settings.redis_url.expose_secret(), timeout)?,
+            way: Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?,
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
             server: Uuid::new_v4(),
@@ -272,6 +275,14 @@ impl Attempt {
             return Err(Away);
         }
     }
+}
+
+fn authorities(settings: &Settings) -> Result<Authorities, AuthoritiesError> {
+    let file = &settings.redis_ca_file;
+    if file.as_os_str().is_empty() {
+        return Ok(Authorities::default());
+    }
+    Ok(Authorities(Some(read_authorities(file)?.0)))
 }
 
 /// The name of a subject's key under a prefix ([`Redis::key`]).
