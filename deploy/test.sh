@@ -11,6 +11,7 @@ source deploy/lib.sh
 need_all
 need have_venv python3 python3-venv
 need have_curl curl
+need have_promtool prometheus
 install_missing
 
 run=(cargo nextest run)

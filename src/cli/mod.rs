@@ -29,7 +29,7 @@ enum Command {
     /// Serve the API.
     Serve(serve::Arguments),
     /// Bring the database's schema up to date. May be run at any time, by several at once.
-    Migrate(ConfigArguments),
+    Migrate(migrate::Arguments),
     /// Make, list, show, replace and revoke keys.
     Keys(keys::Arguments),
     /// Add and change users, whose keys there are.

@@ -82,6 +82,9 @@ pub struct Settings {
 
     pub log_format: LogFormat,
     pub log_filter: String,
+
+    pub metrics_bind: String,
+    pub otlp_endpoint: String,
 }
 
 /// How the connection to PostgreSQL is protected.

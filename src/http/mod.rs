@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::access::TrustedProxies;
+use crate::{access::TrustedProxies, measure::Gauge};
 use conversation::Shared;
 use places::Places;
 
@@ -60,6 +60,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Whose connections begin with a PROXY header; nobody's if there are none.
     pub announced_by: TrustedProxies,
+    /// Counts those that are open.
+    pub open: Gauge,
 }
 
 /// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns. With `tls` over
@@ -87,7 +89,7 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (shared, cut) = (shared.clone(), cut.clone());
+                let (shared, cut, held) = (shared.clone(), cut.clone(), shared.limits.open.hold());
                 tasks.spawn(async move {
                     tokio::select! {
                         () = cut.cancelled() => {}
@@ -97,7 +99,7 @@ where
                             }
                         }
                     }
-                    drop(permit);
+                    drop((permit, held));
                 });
             }
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),

@@ -6,6 +6,7 @@ mod lanes;
 pub mod migrate;
 mod page;
 pub mod query;
+mod stats;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -18,11 +19,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::{AuthoritiesError, DatabaseTls, Settings};
 
 use lanes::{Lanes, Place};
+use stats::Counts;
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
 pub use page::{Listing, Page, no_number};
 pub use query::{LargePage, Query};
+pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
 
 /// How often a transaction that lost a deadlock is run again before the caller is told to.
@@ -57,6 +60,7 @@ pub struct Database {
     lanes: Lanes,
     large_pages: Arc<Semaphore>,
     tls: MakeRustlsConnect,
+    counts: Arc<Counts>,
 }
 
 /// What happens in one transaction. (A trait and not a closure because futures of closures that borrow cannot be shown to be `Send`.)
@@ -113,6 +117,7 @@ impl Database {
             lanes: Lanes::of_pool(size),
             large_pages: Arc::new(Semaphore::new(LARGE_PAGES)),
             tls,
+            counts: Arc::default(),
         })
     }
 
@@ -139,8 +144,9 @@ impl Database {
         let object = pool.get().await.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => Error::Busy,
             error => Error::Connection(error),
-        })?;
-        Ok(Client::new(object, self.tls.clone(), self.large_pages.clone(), place))
+        });
+        let object = object.inspect_err(|error| self.counts.no_connection(error))?;
+        Ok(Client::new(object, self.tls.clone(), self.large_pages.clone(), place, self.counts.clone()))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
@@ -155,6 +161,7 @@ impl Database {
             let result = self.attempt(work).await;
             match result {
                 Err(error) if attempt < ATTEMPTS && error.database().is_some_and(Error::is_conflict) => {
+                    self.counts.reruns.one();
                     tracing::debug!(attempt, "a transaction lost against another one and is run again");
                     attempt += 1;
                 }

@@ -18,6 +18,7 @@
 
 mod connection;
 pub mod messages;
+mod stats;
 mod url;
 mod watch;
 mod way;
@@ -38,9 +39,11 @@ use uuid::Uuid;
 
 use crate::config::{AuthoritiesError, Settings, read_authorities};
 use connection::Link;
+use stats::Counts;
 use way::{Address, Authorities, Way};
 
 pub use connection::Connection;
+pub use stats::Stats;
 
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
@@ -112,6 +115,7 @@ struct Shared {
     servers: AtomicUsize,
     /// This server, as the others see it in Redis.
     server: Uuid,
+    counts: Counts,
 }
 
 /// What is used now.
@@ -149,6 +153,7 @@ impl Redis {
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
             server: Uuid::new_v4(),
+            counts: Counts::default(),
         };
         Ok(Self { shared: Arc::new(shared), timeout, prefix: settings.redis_key_prefix.as_str().into() })
     }
@@ -223,6 +228,7 @@ impl Redis {
             return;
         }
         if matches!(std::mem::replace(&mut *line, Line::Away), Line::Unused | Line::Up(..)) {
+            self.shared.counts.went_away();
             tracing::warn!(error, "Redis is away: each server goes on with its share of the limits");
         }
     }
@@ -252,6 +258,7 @@ impl Attempt {
             match timeout(TICK, &mut asked).await {
                 Ok(Ok(answer)) => {
                     link.nodes.note_answer(node);
+                    redis.shared.counts.answers.observe_time(began.elapsed());
                     return Ok(answer);
                 }
                 Ok(Err(error)) => redis.open_breaker(Some(&link), &error),

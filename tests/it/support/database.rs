@@ -51,7 +51,7 @@ impl TestDatabase {
         if made.is_none() {
             admin.batch_execute(&format!("drop database if exists {template} with (force)")).await.expect("an old template is dropped");
             admin.batch_execute(&format!("create database {template}")).await.expect("a template is created");
-            migrate::run(&settings_of(&template, &[])).await.expect("the template is migrated");
+            migrate::run(&settings_of(&template, &[]), migrate::Patience::default()).await.expect("the template is migrated");
             admin.batch_execute(&format!("alter database {template} is_template true")).await.expect("it becomes a template");
         }
         admin.query_one("select pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.expect("the lock is given back");

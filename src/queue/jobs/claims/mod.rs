@@ -31,6 +31,7 @@ pub use bell::{Bells, Wire};
 
 use super::{Handover, Job, Resources, Store};
 use crate::{
+    measure::Held,
     postgres::{Row, query::claims as sql},
     queue::{Error, Result},
 };
@@ -98,6 +99,8 @@ struct Claim {
     has: Resources,
     /// In the order in which they came.
     number: u64,
+    /// It is counted until it is answered.
+    _held: Held,
     /// Whether it has found nothing before.
     is_parked: bool,
     answer: oneshot::Sender<Result<Handover<Vec<Granted>>>>,
@@ -136,7 +139,8 @@ impl Claims {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            queues.entry(project_id).or_default().push(Claim { wish, until, has: ANYTHING, number, is_parked: false, answer });
+            let claim = Claim { wish, until, has: ANYTHING, number, is_parked: false, _held: self.jobs.tally.claims.hold(), answer };
+            queues.entry(project_id).or_default().push(claim);
             is_first
         };
         if is_first {
@@ -195,6 +199,7 @@ impl Claims {
         if hopeful.is_empty() {
             return rest;
         }
+        self.jobs.tally.woken.add(hopeful.len() as u64);
         rest.extend(self.serve_all(project_id, marks, hopeful).await);
         // Whoever came first is served first, also the next time.
         rest.sort_by_key(|claim| claim.number);
@@ -231,6 +236,7 @@ impl Claims {
         let mut claims = claims.into_iter().filter(|claim| !claim.answer.is_closed()).peekable();
         while claims.peek().is_some() {
             let together: Vec<Claim> = claims.by_ref().take(TOGETHER).collect();
+            self.jobs.tally.rounds.observe(together.len() as u64);
             let wishes: Vec<Wish> = together.iter().map(|claim| claim.wish.clone()).collect();
             let newcomers = together.iter().filter(|claim| !claim.is_parked).map(|claim| claim.wish.client_id.as_str()).collect();
             let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, newcomers, marks }).await;
@@ -254,7 +260,10 @@ impl Claims {
                 match jobs {
                     Ok(jobs) if jobs.is_empty() && is_there => left.push(Claim { has, is_parked: true, ..claim }),
                     // Nothing for who has signed off. If the request is gone already, the handover comes back here and is dropped.
-                    Ok(jobs) => drop(claim.answer.send(Ok(self.handover(jobs)))),
+                    Ok(jobs) => {
+                        self.jobs.tally.granted.add(jobs.len() as u64);
+                        drop(claim.answer.send(Ok(self.handover(jobs))));
+                    }
                     Err(error) => drop(claim.answer.send(Err(error))),
                 }
             }
