@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::{self, address::NotANetwork},
-    api::{self, Draining, Gate},
+    api::{self, Cors, Draining, Gate, NotCors},
     config::Settings,
     http,
     postgres::{self, Database, migrate},
@@ -31,6 +31,9 @@ pub enum BuildError {
     /// A network that is none.
     #[error("trusted_proxies: {0}")]
     Proxies(#[from] NotANetwork),
+    /// Origins that are none, or too many.
+    #[error(transparent)]
+    Cors(#[from] NotCors),
 }
 
 /// One server.
@@ -58,7 +61,8 @@ impl App {
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
-        let state = api::State { database, redis, gate, jobs, claims, draining, tasks };
+        let cors = Cors::new(&settings)?;
+        let state = api::State { database, redis, gate, cors, jobs, claims, draining, tasks };
         Ok(Self { settings, state, wire, closing })
     }
 

@@ -18,7 +18,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Cors, Draining, Error,
     budget::{Budget, Share},
     extract::{Deadline, Limits},
     routes::MatchedPath,
@@ -33,6 +33,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The outermost endpoint.
 pub struct Edge<E> {
     inner: E,
+    cors: Cors,
+    draining: Draining,
     limits: Limits,
     budget: Budget,
     timeout: Duration,
@@ -40,8 +42,8 @@ pub struct Edge<E> {
 
 impl<E> Edge<E> {
     /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget.
-    pub fn new(inner: E, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        Self { inner, limits, budget, timeout }
+    pub fn new(inner: E, cors: Cors, draining: Draining, limits: Limits, budget: Budget, timeout: Duration) -> Self {
+        Self { inner, cors, draining, limits, budget, timeout }
     }
 }
 
@@ -51,7 +53,15 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
     async fn call(&self, request: Request) -> Result<Response> {
         let id = request_id(&request);
         let span = tracing::info_span!("request", id);
-        Ok(self.answer(request, id).instrument(span).await)
+        let cors = self.cors.answer(&request);
+        let is_http_1 = request.version() <= Version::HTTP_11;
+        let mut response = self.answer(request, id).instrument(span).await;
+        cors.add_to(response.headers_mut());
+        if is_http_1 && self.draining.has_begun() {
+            // A proxy that keeps connections takes another one for its next request, before this server closes them all.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod attempts;
 mod budget;
 pub mod clients;
+mod cors;
 mod delivery;
 pub mod docs;
 pub mod document;
@@ -41,6 +42,7 @@ use routes::Need;
 
 pub use admission::Gate;
 pub use budget::Budget;
+pub use cors::{Cors, NotCors};
 pub use error::{Error, Invalid, Problem};
 pub use extract::Scope;
 pub use health::Draining;
@@ -73,6 +75,8 @@ pub struct State {
     pub redis: Redis,
     /// Who comes in.
     pub gate: Gate,
+    /// Which pages of other origins may read answers.
+    pub cors: Cors,
     /// The jobs.
     pub jobs: queue::jobs::Store,
     /// Who claims them.
@@ -85,7 +89,7 @@ pub struct State {
 
 /// All operations. There is one list of them: here.
 fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
-    let State { database, redis, gate, jobs, claims, draining, tasks } = state.clone();
+    let State { database, redis, gate, jobs, claims, draining, tasks, .. } = state.clone();
     let (batch_limit, lease_seconds) = (settings.batch_limit_jobs, settings.lease_seconds);
     let projects = queue::projects::Store::new(database.clone());
     let clients = queue::clients::Store::new(database.clone());
@@ -113,7 +117,8 @@ pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Re
         Docs::Key => docs::add_to(route, &state.gate, Some(&readers), &document::document(api())),
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
-    edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())
+    let budget = Budget::new(settings.in_flight_limit_bytes);
+    edge::Edge::new(route, state.cors.clone(), state.draining.clone(), limits, budget, settings.request_timeout())
 }
 
 /// The OpenAPI document.

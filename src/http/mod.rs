@@ -71,15 +71,16 @@ where
     let cut = CancellationToken::new();
     let open = TaskTracker::new();
     loop {
+        // After the signal, who has connected already is still served: to close would be to reset them, and a proxy may have sent a request by then.
         let permit = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
             permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            () = stop.cancelled() => break,
         };
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -1,6 +1,9 @@
 //! The schema's versions: brought up to date by `whatsnext migrate`, looked at by every server at start.
 
+use std::time::Duration;
+
 use refinery::Runner;
+use tokio::time::sleep;
 
 use super::{Database, Error, SetupError, query::schema};
 use crate::config::Settings;
@@ -11,6 +14,9 @@ mod embedded {
 
 /// The advisory lock that a process holds while it migrates. Any number will do that nobody else uses: "whatsnxt" in ASCII.
 const LOCK: i64 = 0x7768_6174_736e_7874;
+
+/// How long a process waits until it looks again whether the one that migrates has finished.
+const LOCKED: Duration = Duration::from_millis(200);
 
 /// Why the schema is not what this program needs. Each says what to run.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +90,22 @@ pub async fn verify(database: &Database) -> Result<(), SchemaError> {
 /// [`MigrateError`]; the steps before the one that failed stay applied.
 pub async fn run(settings: &Settings) -> Result<Vec<i32>, MigrateError> {
     // A step may take longer than a request's statement may.
-    let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 1, ..settings.clone() };
+    let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 2, ..settings.clone() };
     let database = Database::new(&patient)?;
-    let client = database.client().await?;
-    schema::LOCK.one(&client, &[&LOCK]).await?;
-    // The lock ends with the connection, which must therefore not go back to a pool.
-    let mut connection = client.detach();
+    // Held by a transaction, and not by a session, which behind a pooler would be somebody else's by and by.
+    let mut holder = database.client().await?;
+    let lock = loop {
+        let transaction = holder.begin().await?;
+        if schema::LOCK.one(&transaction, &[&LOCK]).await?.get("alone") {
+            break transaction;
+        }
+        // Who waits holds no session meanwhile, for the one who migrates may need it.
+        transaction.commit().await?;
+        sleep(LOCKED).await;
+    };
+    let mut connection = database.client().await?.detach();
     let report = runner().run_async(&mut *connection).await;
+    lock.commit().await?;
     Ok(report?.applied_migrations().iter().map(|migration| migration.version()).collect())
 }
 

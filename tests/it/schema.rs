@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, process::Stdio};
 
-use whatsnext::postgres::{migrate, query::ALL};
+use whatsnext::postgres::{migrate, query::ALL, types::Type};
 
 use crate::support::{TestDatabase, program};
 
@@ -13,7 +13,9 @@ async fn every_statement_can_be_prepared() {
     for query in ALL {
         #[expect(clippy::disallowed_methods, reason = "the test looks at each statement once")]
         let prepared = client.prepare(query.sql).await;
-        prepared.unwrap_or_else(|error| panic!("{}: {error:?}", query.name));
+        let prepared = prepared.unwrap_or_else(|error| panic!("{}: {error:?}", query.name));
+        // Behind a pooler they are told by their numbers alone.
+        assert!(prepared.params().iter().all(|kind| Type::from_oid(kind.oid()).is_some()), "{}: {:?}", query.name, prepared.params());
     }
 }
 

@@ -9,6 +9,7 @@ mod keys;
 mod proxy;
 mod redis;
 mod server;
+mod tls;
 
 use std::{future::Future, time::Duration};
 
@@ -23,6 +24,7 @@ pub(crate) use fleet::{
 pub(crate) use keys::{make_key, make_key_with};
 pub(crate) use proxy::{Proxy, Tls};
 pub(crate) use server::{Process, Server, free_port, program};
+pub(crate) use tls::{Connection, Https, Identity};
 
 /// Where the real stores are.
 pub(crate) fn store_url(name: &str) -> String {
