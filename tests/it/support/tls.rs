@@ -97,6 +97,7 @@ impl Connection {
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Result<Answer, Failure> {
         let request = Request::builder().method(method).uri(path).header("host", "localhost").header("content-type", "application/json");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.sender.ready().await?;
         let (head, body) = self.sender.send_request(request.body(Full::from(body))?).await?.into_parts();
         Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     }
