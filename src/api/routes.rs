@@ -1,6 +1,9 @@
 //! From the operations to a route table: each path with and without a trailing slash, HEAD and OPTIONS as HTTP says, 405 with `Allow`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Result, Route,
@@ -11,9 +14,9 @@ use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
 use super::{
     Error,
-    admission::{Class, Gate, Principal},
+    admission::{Gate, Principal},
     document,
-    extract::{FromText as _, PathNames, Scope},
+    extract::{Context, FromText as _, PathNames, Scope},
 };
 
 /// The path that a request matched, as in the document. Found on answers and errors, for the log.
@@ -53,14 +56,6 @@ pub struct Operation {
     pub endpoint: BoxEndpoint<'static>,
     /// What it needs.
     pub need: Option<Need>,
-    /// What it is counted as.
-    pub class: Class,
-}
-
-/// What an operation is counted as.
-fn class_of(path: &str, method: &Method) -> Class {
-    let is_report = path.starts_with("/jobs/{job_id}/attempts/") || path == "/clients/{client_id}/heartbeat";
-    if is_report && method == Method::POST { Class::Report } else { Class::Api }
 }
 
 /// All methods of one path.
@@ -104,8 +99,8 @@ impl Resource {
     async fn answer(&self, mut request: Request) -> Result<Response> {
         request.set_data(self.names.clone());
         match self.operation(request.method()) {
-            Some(Operation { endpoint, need: None, .. }) => endpoint.call(request).await,
-            Some(Operation { endpoint, need: Some(need), class }) => self.admit(request, endpoint, need, *class).await,
+            Some(Operation { endpoint, need: None }) => endpoint.call(request).await,
+            Some(Operation { endpoint, need: Some(need) }) => self.admit(request, endpoint, need).await,
             None if request.method() == Method::OPTIONS => {
                 Ok(StatusCode::NO_CONTENT.with_header(header::ALLOW, self.allow.clone()).into_response())
             }
@@ -119,8 +114,8 @@ impl Resource {
 
 impl Resource {
     /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
-    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need, class: Class) -> Result<Response> {
-        let pass = self.gate.admit(&request, class).await?;
+    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need) -> Result<Response> {
+        let pass = self.gate.admit(Context::of(&request).arrival()).await?;
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
             Ok(()) => {
@@ -169,13 +164,16 @@ pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
         let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
         let methods = meta.operations.iter().filter_map(|operation| {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
-            Some((
-                operation.method.clone(),
-                Operation { endpoint, need: Need::of(operation), class: class_of(&meta.path, &operation.method) },
-            ))
+            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation) }))
         });
         Resource::new(&meta.path, gate.clone(), methods.collect(), get_is_safe).add_to(route)
     })
+}
+
+/// The paths of an API that are open to everybody, whatever their limit.
+pub fn open_paths<T: OpenApi>(_: &T) -> HashSet<String> {
+    let paths = T::meta().into_iter().flat_map(|meta| meta.paths);
+    paths.filter(|path| path.operations.iter().all(|operation| Need::of(operation).is_none())).map(|path| path.path).collect()
 }
 
 /// A path of the document as the route table has it: the framework numbers parameters.

@@ -7,17 +7,15 @@
 mod announced;
 mod connection;
 mod listen;
+mod timer;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::service::service_fn;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    rt::TokioIo,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use poem::{
     Addr, Endpoint, Response,
@@ -26,13 +24,14 @@ use poem::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::access::TrustedProxies;
 use connection::Socket;
+use timer::Timer;
 
 pub use connection::Connection;
 pub use listen::{ListenError, listen};
@@ -42,6 +41,9 @@ const REST: Duration = Duration::from_millis(100);
 
 /// The largest request line with headers, in bytes. hyper looks when it has to read more, so what comes at once may be about twice as large.
 const HEAD_LIMIT: usize = 64 * 1024;
+
+/// How many connections are taken at most when the listener closes; as many as the kernel holds.
+const WAITING: usize = 1024;
 
 /// Limits of connections, and who announces them.
 #[derive(Debug, Clone)]
@@ -70,34 +72,34 @@ where
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let open = TaskTracker::new();
+    let take = |stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit| {
+        let (endpoint, limits, watcher, cut) = (endpoint.clone(), limits.clone(), graceful.watcher(), cut.clone());
+        open.spawn(async move {
+            let served = connection(stream, peer, endpoint, &limits, watcher);
+            tokio::select! {
+                () = cut.cancelled() => {}
+                served = served => {
+                    if let Err(error) = served {
+                        tracing::debug!(%peer, error = &*error, "a connection ended early");
+                    }
+                }
+            }
+            drop(permit);
+        });
+    };
     loop {
-        // After the signal, who has connected already is still served: to close would be to reset them, and a proxy may have sent a request by then.
         let permit = tokio::select! {
             biased;
-            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
             () = stop.cancelled() => break,
+            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let (endpoint, limits, watcher, cut) = (endpoint.clone(), limits.clone(), graceful.watcher(), cut.clone());
-                open.spawn(async move {
-                    let served = connection(stream, peer, endpoint, &limits, watcher);
-                    tokio::select! {
-                        () = cut.cancelled() => {}
-                        served = served => {
-                            if let Err(error) = served {
-                                tracing::debug!(%peer, error = &*error, "a connection ended early");
-                            }
-                        }
-                    }
-                    drop(permit);
-                });
-            }
+            Ok((stream, peer)) => take(stream, peer, permit),
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections for the moment");
@@ -105,7 +107,11 @@ where
             }
         }
     }
-    drop(listener);
+    for (stream, peer) in close(listener) {
+        if let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), connections.clone().try_acquire_owned()) {
+            take(stream, peer, permit);
+        }
+    }
     if timeout(drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
@@ -141,9 +147,19 @@ where
             Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
-    watcher.watch(builder.serve_connection(TokioIo::new(socket), service).into_owned()).await
+    let mut builder = http1::Builder::new();
+    builder.timer(Timer::default()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
+    Ok(watcher.watch(builder.serve_connection(TokioIo::new(socket), service)).await?)
+}
+
+/// Closes a listener. Returns who has connected by then, as the kernel says, and not as the runtime has heard: they would be reset otherwise, and a proxy may
+/// have sent a request already.
+fn close(listener: TcpListener) -> Vec<(std::net::TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let mut connected: Vec<_> = iter::from_fn(|| listener.accept().ok()).take(WAITING).collect();
+    drop(listener);
+    connected.retain(|(stream, _)| stream.set_nonblocking(true).is_ok());
+    connected
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

@@ -13,8 +13,8 @@ use crate::support::{Https, Process, TestDatabase, eventually, make_key_with, wi
 use balancer::{Balancer, Kind};
 use load::Load;
 
-/// How long each server says that it stops before it does.
-const DRAIN: &str = "2";
+/// How long each server says that it stops before it does, in seconds: more than two health checks, and than an idle connection is kept.
+const DRAIN: &str = "4";
 
 /// How many requests a rolling restart must not lose.
 const REQUESTS: usize = 20_000;
