@@ -25,7 +25,7 @@ use poem::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -44,6 +44,9 @@ const HEAD_LIMIT: usize = 64 * 1024;
 
 /// How many connections are taken at most when the listener closes; as many as the kernel holds.
 const WAITING: usize = 1024;
+
+/// How long a connection of the last moment has for its first request. hyper closes at once what nothing has come over yet.
+const FIRST: Duration = Duration::from_millis(500);
 
 /// Limits of connections, and who announces them.
 #[derive(Debug, Clone)]
@@ -87,6 +90,7 @@ where
             drop(permit);
         });
     };
+    let mut last = None;
     loop {
         let permit = tokio::select! {
             biased;
@@ -99,7 +103,10 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => take(stream, peer, permit),
+            Ok((stream, peer)) => {
+                last = Some(Instant::now());
+                take(stream, peer, permit);
+            }
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections for the moment");
@@ -109,10 +116,17 @@ where
     }
     for (stream, peer) in close(listener) {
         if let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), connections.clone().try_acquire_owned()) {
+            last = Some(Instant::now());
             take(stream, peer, permit);
         }
     }
-    if timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+    let finish = async {
+        if let Some(last) = last {
+            sleep_until(last + FIRST).await;
+        }
+        graceful.shutdown().await;
+    };
+    if timeout(drain_timeout, finish).await.is_err() {
         tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
     }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use deadpool_postgres::{Object, StatementCache};
@@ -54,7 +54,10 @@ impl Statements {
 
 /// The types of the parameters of statements, once asked for. PostgreSQL infers them, so no list of them has to be kept true by hand.
 #[derive(Debug, Clone, Default)]
-pub struct ParameterTypes(Arc<Mutex<HashMap<&'static str, Arc<[Type]>>>>);
+pub struct ParameterTypes(Arc<Mutex<Known>>);
+
+/// By the names of the statements.
+type Known = HashMap<&'static str, Arc<[Type]>>;
 
 impl ParameterTypes {
     async fn of(&self, client: &Client, query: &Query) -> Result<Arc<[Type]>, Error> {
@@ -66,7 +69,7 @@ impl ParameterTypes {
         Ok(types)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Arc<[Type]>>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,9 @@
 //! What service managers and containers ask of the process.
 
-use std::process::Output;
+use std::{
+    io::{Read as _, Write as _},
+    process::Output,
+};
 
 use nix::sys::signal::Signal;
 use tokio::{
@@ -8,7 +11,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use crate::support::{Process, TestDatabase, free_port, program};
+use crate::support::{Process, Server, TestDatabase, free_port, program};
 
 /// `Type=notify` and `WatchdogSec=`, as systemd's side of it.
 #[tokio::test]
@@ -71,4 +74,29 @@ async fn a_server_that_stops_closes_its_connections_one_by_one() {
     for path in ["/livez", "/projects", "/nowhere"] {
         assert_eq!(process.api.get(path).await.header("connection"), "close", "{path}");
     }
+}
+
+/// A proxy that has just connected has perhaps sent a request already; it is answered, also if nobody has accepted the connection yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_connected_when_a_server_stops_is_still_answered() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    server.api.get("/livez").await.expect(200);
+    let mut connections: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(server.address).unwrap()).collect();
+    server.begin_stop();
+    for connection in &mut connections {
+        connection.write_all(b"POST /projects HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    }
+    let answers = tokio::task::spawn_blocking(move || {
+        let answer = |mut connection: std::net::TcpStream| {
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).map(|_| answer)
+        };
+        connections.into_iter().map(answer).collect::<Vec<_>>()
+    });
+    for answer in answers.await.unwrap() {
+        let answer = answer.expect("the connection is not reset").to_lowercase();
+        assert!(answer.starts_with("http/1.1 422") && answer.contains("connection: close"), "{answer}");
+    }
+    server.stop().await;
 }
