@@ -53,7 +53,7 @@ if have cargo-deb && have dpkg-deb; then
     # Of the program that there is, which need not be a release.
     mkdir -p "$work/target/release"
     cp "$binary" "$work/target/release/"
-    CARGO_TARGET_DIR=$work/target cargo deb -q --no-build --output "$work/whatsnext.deb"
+    CARGO_TARGET_DIR=$work/target cargo deb -q --no-build --output "$work/whatsnext.deb" >/dev/null
     dpkg-deb --fsys-tarfile "$work/whatsnext.deb" | tar -t >"$work/contents"
     for file in usr/bin/whatsnext usr/lib/systemd/system/whatsnext.service etc/whatsnext/whatsnext.toml etc/whatsnext/secrets/database_url \
         etc/whatsnext/secrets/redis_url usr/share/doc/whatsnext/README.md usr/share/doc/whatsnext/default.toml; do
