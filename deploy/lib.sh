@@ -43,6 +43,11 @@ have_chromium() {
     have chromium
 }
 
+# Only its checker is used.
+have_promtool() {
+    have promtool
+}
+
 have_venv() {
     have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null
 }

@@ -15,6 +15,7 @@ need have_curl curl
 need have_balancers nginx haproxy caddy
 need have_pgbouncer pgbouncer
 need have_chromium chromium
+need have_promtool prometheus
 install_missing
 
 run=(cargo nextest run)

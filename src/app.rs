@@ -1,15 +1,22 @@
 //! The server put together: [`App::build`] from settings, [`App::run`] on a listener that was bound outside, until it is told to stop.
 
-use std::time::Duration;
+mod metrics;
 
-use tokio::{net::TcpListener, time::sleep};
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, address::NotANetwork},
-    api::{self, Cors, Draining, Gate, NotCors},
+    access::{self, TrustedProxies, address::NotANetwork},
+    api::{self, Cors, Draining, Gate, NotCors, Traffic},
     config::Settings,
-    http,
+    http::{self, Tls},
+    measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
         Policy, Sweeper, clients,
@@ -17,7 +24,9 @@ use crate::{
         projects,
     },
     redis::{self, Redis},
+    telemetry::otlp::{Collector, NotAnEndpoint},
 };
+use metrics::Metrics;
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +43,38 @@ pub enum BuildError {
     /// Origins that are none, or too many.
     #[error(transparent)]
     Cors(#[from] NotCors),
+    /// No place for spans.
+    #[error(transparent)]
+    Otlp(#[from] NotAnEndpoint),
+    /// HTTPS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] http::TlsError),
 }
 
 /// One server.
 pub struct App {
     settings: Settings,
     state: api::State,
+    tls: Option<Arc<Tls>>,
+    proxies: TrustedProxies,
     /// To the bells of other servers.
     wire: Wire,
     /// Whether nobody is to wait for jobs any more.
     closing: CancellationToken,
+    /// Where it is asked for metrics.
+    metrics: Option<TcpListener>,
+    /// Where spans go.
+    traces: Option<Traces>,
 }
+
+/// Spans on their way to a collector.
+struct Traces {
+    collector: Collector,
+    spans: mpsc::Receiver<Span>,
+}
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 impl App {
     /// Puts a server together. Connects to nothing yet.
@@ -53,17 +83,32 @@ impl App {
     ///
     /// [`BuildError`] if the settings do not describe the stores.
     pub fn build(settings: Settings) -> Result<Self, BuildError> {
+        let tls = Tls::new(&settings)?.map(Arc::new);
+        let proxies = settings.trusted_proxies.parse()?;
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
         let (bells, wire) = Wire::new(redis.clone());
+        let (spans, traces) = traces(&settings)?;
+        let traffic = Traffic::new(spans);
         let (draining, tasks) = (Draining::default(), TaskTracker::new());
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
         let cors = Cors::new(&settings)?;
-        let state = api::State { database, redis, gate, cors, jobs, claims, draining, tasks };
-        Ok(Self { settings, state, wire, closing })
+        let state = api::State { database, redis, gate, cors, jobs, claims, draining, tasks, traffic };
+        Ok(Self { settings, state, tls, proxies, wire, closing, metrics: None, traces })
+    }
+
+    /// The same, which tells its metrics to whoever asks here.
+    #[must_use]
+    pub fn with_metrics(self, listener: Option<TcpListener>) -> Self {
+        Self { metrics: listener, ..self }
+    }
+
+    /// The server's certificate, if it speaks HTTPS.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -91,13 +136,18 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, wire, closing } = self;
+        let Self { settings, state, tls, proxies, wire, closing, metrics, traces } = self;
+        let (collector, spans) = traces.map(|Traces { collector, spans }| (Arc::new(collector), spans)).unzip();
+        let connections = Gauge::default();
         let limits = http::Limits {
             connections: settings.max_connections,
+            for_each_address: settings.max_connections_per_address,
+            exempt: proxies,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             write_timeout: Duration::from_secs(settings.write_timeout_seconds),
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
             announced_by: state.gate.announcers(),
+            open: connections.clone(),
         };
         // So that the first request need not wait for it, and finds the keys known.
         tokio::join!(state.redis.connect(), state.gate.learn());
@@ -110,7 +160,7 @@ impl App {
             refuse.cancel();
         };
         let served = async {
-            http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()).await;
+            http::serve(listener, api::endpoint(&settings, &state), limits, tls.clone(), refuse.clone()).await;
             state.tasks.close();
             state.tasks.wait().await;
         };
@@ -125,17 +175,61 @@ impl App {
             client_timeout_seconds: settings.client_timeout_seconds,
             retention: Some(settings.retention_days).filter(|days| *days > 0.0).map(|days| Duration::from_secs_f64(days * 86_400.0)),
         };
+        let measured = async {
+            match metrics {
+                Some(listener) => {
+                    http::serve(
+                        listener,
+                        Metrics::of(state.clone(), connections, collector.clone()),
+                        metrics::limits(),
+                        None,
+                        CancellationToken::new(),
+                    )
+                    .await
+                }
+                None => pending().await,
+            }
+        };
+        let over = CancellationToken::new();
+        let exported = collector.clone().zip(spans).map(|(collector, spans)| {
+            let over = over.clone();
+            tokio::spawn(async move { collector.receive(spans, over).await })
+        });
         tokio::join!(drain, async {
             tokio::select! {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
                 () = sweeper.run() => {}
                 () = wire.run() => {}
+                () = measured => {}
+                () = watch(tls.as_deref()) => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }
         });
         state.database.close();
+        over.cancel();
+        if let Some(exported) = exported {
+            timeout(LAST_SPANS, exported).await.ok();
+        }
+    }
+}
+
+/// Where spans are handed over, and what becomes of them, if that is wanted.
+fn traces(settings: &Settings) -> Result<(Option<Spans>, Option<Traces>), NotAnEndpoint> {
+    if settings.otlp_endpoint.is_empty() {
+        return Ok((None, None));
+    }
+    let collector = Collector::at(&settings.otlp_endpoint)?;
+    let (sender, spans) = Spans::new();
+    Ok((Some(sender), Some(Traces { collector, spans })))
+}
+
+/// Looks after the certificate, if there is one.
+async fn watch(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.watch().await,
+        None => pending().await,
     }
 }
 

@@ -7,18 +7,19 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`app`] | one server put together, and how it runs and stops |
-//! | [`http`] | connections: accepting, time-outs, draining |
+//! | [`http`] | connections: accepting, TLS, time-outs, draining |
 //! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
 //! | [`access`] | who may do what: keys, permissions, where a request comes from |
 //! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations; clusters, sentinels, a breaker |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`] | logs, metrics |
+//! | [`measure`] | what the parts count: atomics |
 //! | [`config`] | settings: plain data |
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → api → http → {queue, access, limits} → {postgres, redis} → config`. Features on one layer do not import each
+//! Imports go down only: `main → cli → app → api → http → {queue, access, limits} → {postgres, redis} → {config, measure}`. Features on one layer do not import each
 //! other, nor do those inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only
 //! `redis`, `limits/store.rs` and `access/live.rs` know redis. `tests/architecture.rs` enforces it.
 //!
@@ -36,6 +37,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod limits;
+pub mod measure;
 pub mod postgres;
 pub mod queue;
 pub mod redis;

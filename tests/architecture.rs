@@ -12,15 +12,16 @@ use syn::{UseTree, visit::Visit};
 
 /// The layers, from the top. A module may use those below its own layer, and itself.
 const LAYERS: [&[&str]; 8] =
-    [&["main"], &["cli"], &["app"], &["api"], &["http"], &["queue", "access", "limits"], &["postgres", "redis"], &["config"]];
+    [&["main"], &["cli"], &["app"], &["api"], &["http"], &["queue", "access", "limits"], &["postgres", "redis"], &["config", "measure"]];
 
-/// May be used by the top three only, and uses nothing but the settings.
+/// May be used by the top three only, and uses nothing but the settings and what was measured.
 const TELEMETRY: &str = "telemetry";
 
 /// Crates that only these may know: modules, or single files of one.
-const OWNERS: [(&[&str], &[&str]); 6] = [
+const OWNERS: [(&[&str], &[&str]); 7] = [
     (&["poem", "poem_openapi"], &["api", "http", "app"]),
-    (&["hyper", "hyper_util", "http_body_util", "socket2"], &["http", "api"]),
+    (&["hyper", "hyper_util", "http_body_util", "socket2"], &["http", "api", "telemetry/otlp"]),
+    (&["h2", "tokio_rustls", "x509_cert"], &["http"]),
     (&["tokio_postgres", "deadpool_postgres", "refinery", "tokio_postgres_rustls"], &["postgres"]),
     (&["redis"], &["redis", "limits/store", "access/live"]),
     (&["anyhow", "clap"], &["cli"]),
@@ -99,7 +100,7 @@ fn may_use(own: &str, used: &str) -> bool {
     match (layer(own), layer(used)) {
         (Some(own), Some(used)) => used > own,
         (Some(own), None) => used == TELEMETRY && own <= 2,
-        (None, Some(_)) => own == TELEMETRY && used == "config",
+        (None, Some(_)) => own == TELEMETRY && ["config", "measure"].contains(&used),
         (None, None) => false,
     }
 }

@@ -14,7 +14,7 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 use super::{
-    admission::Gate,
+    State,
     edge::Bulk,
     routes::{Need, Operation, Resource},
 };
@@ -95,12 +95,12 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 }
 
 /// Adds the documentation to a route table. Reading it needs what is said, or nothing.
-pub fn add_to(route: Route, gate: &Gate, need: Option<&Need>, document: &serde_json::Value) -> Route {
+pub fn add_to(route: Route, state: &State, need: Option<&Need>, document: &serde_json::Value) -> Route {
     let document = Bytes::from(serde_json::to_vec(document).expect("a document is JSON"));
-    FILES.into_iter().fold(route, |route, file| add_file(route, gate, need, file, document.clone()))
+    FILES.into_iter().fold(route, |route, file| add_file(route, state, need, file, document.clone()))
 }
 
-fn add_file(route: Route, gate: &Gate, need: Option<&Need>, File { path, media_type, content }: File, document: Bytes) -> Route {
+fn add_file(route: Route, state: &State, need: Option<&Need>, File { path, media_type, content }: File, document: Bytes) -> Route {
     let etag = OnceLock::new();
     let endpoint = make_sync(move |request: Request| {
         let content = content(&document);
@@ -118,7 +118,7 @@ fn add_file(route: Route, gate: &Gate, need: Option<&Need>, File { path, media_t
         response
     });
     let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned() };
-    Resource::new(path, gate.clone(), vec![(Method::GET, operation)], true).add_to(route)
+    Resource::new(path, state, vec![(Method::GET, operation)], true).add_to(route)
 }
 
 /// The files are the program's own, so any hash that differs with their content will do; this one is FNV-1a.

@@ -24,6 +24,8 @@ use super::{
     budget::{Budget, Share},
     extract::{Context, Deadline, Limits},
     routes::MatchedPath,
+    trace::Trace,
+    traffic::{Answered, Traffic},
 };
 
 /// The header that carries a request's id in and out.
@@ -43,14 +45,15 @@ pub struct Edge<E> {
     limits: Limits,
     budget: Budget,
     timeout: Duration,
+    traffic: Traffic,
 }
 
 impl<E> Edge<E> {
     /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget. Nobody is kept from the paths that are
     /// `open`.
     pub fn new(inner: E, state: &State, open: HashSet<String>, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        let State { gate, cors, draining, .. } = state.clone();
-        Self { inner, gate, cors, draining, open, limits, budget, timeout }
+        let State { gate, traffic, cors, draining, .. } = state.clone();
+        Self { inner, gate, traffic, cors, draining, open, limits, budget, timeout }
     }
 
     /// The refusal that a request would get anyway, if that is known already.
@@ -69,13 +72,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
     async fn call(&self, request: Request) -> Result<Response> {
         let header = request_id(&request);
         let id = header.to_str().expect("ids are printable ASCII");
-        let span = tracing::info_span!("request", id);
-        let mut line = Line::new(&request);
+        let trace = Trace::of(request.headers());
+        let span = tracing::info_span!("request", id, trace.id = %trace.id(), span.id = %trace.span_id());
+        let line = Line::new(&request, &self.traffic, trace, id);
         let (cors, is_http_1) = (self.cors.answer(&request), request.version() <= Version::HTTP_11);
         let arrival = self.gate.arrival(&request);
         let response = match self.refusal(&request, &arrival) {
             Some(refusal) => span.in_scope(|| {
+                let mut line = line;
                 line.finish(refusal.status(), None);
+                self.gate.note_refusal(&arrival, &refusal);
                 refusal.into_response(id)
             }),
             // In a place of its own: what is not needed for a refusal is large to move.
@@ -92,7 +98,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line, id: &str) -> Response {
+    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line<'_>, id: &str) -> Response {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let context = Context::new(arrival, Deadline::after(self.timeout), self.limits, self.budget.share());
         request.set_data(context.clone());
@@ -170,10 +176,14 @@ fn held(mut response: Response, share: &Share, is_safe: bool) -> Result<Response
     Ok(response)
 }
 
-/// Refuses a request that has no or two Host headers (RFC 9112, 3.2), and a path or query whose percent-encoding says nothing.
+/// Refuses a request that has no or two Host headers (RFC 9112, 3.2), or over HTTP/2 one that contradicts `:authority` (RFC 9113, 8.3.1), and a path or
+/// query whose percent-encoding says nothing.
 fn check_target(request: &Request) -> Result<(), Error> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+    let authority = request.original_uri().authority().filter(|_| request.version() == Version::HTTP_2);
+    let is_contradicted =
+        authority.is_some_and(|authority| request.headers().get(header::HOST).is_some_and(|host| host != authority.as_str()));
+    if hosts > 1 || is_contradicted || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(Error::bad_request("A request must have one Host header.").closing());
     }
     let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());
@@ -216,29 +226,36 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The request's line in the log. Written also when the client goes away and the request is dropped.
-struct Line {
+struct Line<'a> {
     method: Method,
+    traffic: &'a Traffic,
+    trace: Trace,
+    id: &'a str,
     start: Instant,
     written: bool,
 }
 
-impl Line {
-    fn new(request: &Request) -> Self {
-        Self { method: request.method().clone(), start: Instant::now(), written: false }
+impl<'a> Line<'a> {
+    fn new(request: &Request, traffic: &'a Traffic, trace: Trace, id: &'a str) -> Self {
+        Self { method: request.method().clone(), traffic, trace, id, start: Instant::now(), written: false }
     }
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
         self.written = true;
         // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
-        let route = path.as_ref().map_or("-", |path| &*path.0);
-        let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
+        let route = path.as_ref().map_or("-", |path| path.0.path());
+        let took = self.start.elapsed();
+        let Self { method, trace, id, .. } = &*self;
+        self.traffic.answered(&Answered { route: path.as_ref().map(|path| &*path.0), method, status, took, trace: *trace, id });
+        let duration_ms = took.as_secs_f64() * 1e3;
         tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
     }
 }
 
-impl Drop for Line {
+impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.written {
+            self.traffic.gone();
             let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
             tracing::info!(method = self.method.as_str(), duration_ms, "the client went away");
         }

@@ -23,6 +23,8 @@ pub mod reply;
 pub mod routes;
 pub mod tasks;
 pub mod tokens;
+mod trace;
+pub mod traffic;
 pub mod types;
 pub mod users;
 
@@ -46,6 +48,7 @@ pub use cors::{Cors, NotCors};
 pub use error::{Error, Invalid, Problem};
 pub use extract::Scope;
 pub use health::Draining;
+pub use traffic::Traffic;
 
 /// What the operations are about.
 #[derive(Tags)]
@@ -81,6 +84,8 @@ pub struct State {
     pub jobs: queue::jobs::Store,
     /// Who claims them.
     pub claims: queue::jobs::Claims,
+    /// What requests there were.
+    pub traffic: Traffic,
     /// Whether the server is about to stop.
     pub draining: Draining,
     /// Work that must end before the process does.
@@ -109,17 +114,17 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
 /// The whole API as one endpoint, which answers everything and fails with nothing.
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
     let api = || operations(settings, state);
-    let route = routes::routes(api(), &state.gate);
+    let route = routes::routes(api(), state);
     let mut open = routes::open_paths(&api());
     let route = match settings.docs {
         Docs::Off => route,
         Docs::Public => {
             open.extend(docs::paths().map(ToOwned::to_owned));
-            docs::add_to(route, &state.gate, None, &document::document(api()))
+            docs::add_to(route, state, None, &document::document(api()))
         }
         Docs::Key => {
             let readers = Need::any_of([Scope::Read]);
-            docs::add_to(route, &state.gate, Some(&readers), &document::document(api()))
+            docs::add_to(route, state, Some(&readers), &document::document(api()))
         }
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };

@@ -13,15 +13,16 @@ use poem::{
 use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
 use super::{
-    Error,
+    Error, State,
     admission::{Gate, Principal},
     document,
     extract::{Context, FromText as _, PathNames, Scope},
+    traffic,
 };
 
-/// The path that a request matched, as in the document. Found on answers and errors, for the log.
+/// The route that a request matched. Found on answers and errors, for the log and for what is counted.
 #[derive(Debug, Clone)]
-pub struct MatchedPath(pub Arc<str>);
+pub struct MatchedPath(pub Arc<traffic::Route>);
 
 /// What a request must be allowed to do before it gets to an operation.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ pub struct Resource {
 
 impl Resource {
     /// The resource at `path` (as the document writes it) that takes these methods.
-    pub fn new(path: &str, gate: Gate, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
+    pub fn new(path: &str, state: &State, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
         let mut allowed: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if get_is_safe && allowed.contains(&"GET") {
             allowed.push("HEAD");
@@ -80,12 +81,13 @@ impl Resource {
         allowed.sort_unstable();
         let allow = HeaderValue::from_str(&allowed.join(", ")).expect("methods are ASCII");
         let names = path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
-        Self { methods, gate, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
+        let (gate, path) = (state.gate.clone(), MatchedPath(state.traffic.route(path)));
+        Self { methods, gate, get_is_safe, allow, path, names: PathNames(names) }
     }
 
     /// Adds it to the route table, with and without a trailing slash.
     pub fn add_to(self, route: Route) -> Route {
-        let path = numbered(&self.path.0);
+        let path = numbered(self.path.0.path());
         let resource = Arc::new(self);
         let route = route.at(&path, resource.clone());
         if path == "/" { route } else { route.at(format!("{path}/"), resource) }
@@ -117,7 +119,7 @@ impl Resource {
     async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need) -> Result<Response> {
         let pass = self.gate.admit(Context::of(&request).arrival()).await?;
         let headers = pass.headers();
-        let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
+        let answer = match need.check(&pass.principal, self.path.0.path(), self.project(&request)) {
             Ok(()) => {
                 request.set_data(pass.principal);
                 endpoint.call(request).await
@@ -154,7 +156,7 @@ impl Endpoint for Resource {
 }
 
 /// The route table of an API.
-pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
+pub fn routes<T: OpenApi>(api: T, state: &State) -> Route {
     let mut endpoints = HashMap::new();
     api.add_routes(&mut endpoints);
     let mut by_path: HashMap<String, HashMap<Method, BoxEndpoint<'static>>> = endpoints;
@@ -166,7 +168,7 @@ pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
             Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation) }))
         });
-        Resource::new(&meta.path, gate.clone(), methods.collect(), get_is_safe).add_to(route)
+        Resource::new(&meta.path, state, methods.collect(), get_is_safe).add_to(route)
     })
 }
 

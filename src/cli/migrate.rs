@@ -1,12 +1,29 @@
 //! `whatsnext migrate`
 
+use std::time::Duration;
+
+use clap::Args;
+
 use super::ConfigArguments;
-use crate::postgres::migrate;
+use crate::postgres::migrate::{self, Patience};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// How long a step waits at a time for what others use. So long it may keep others waiting behind it; then it lets them by and tries again.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    lock_timeout: Duration,
+    /// How long it is tried in all.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    patience: Duration,
+}
 
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
-pub(super) async fn run(arguments: &ConfigArguments) -> anyhow::Result<()> {
-    let effective = arguments.load([])?;
-    let applied = migrate::run(&effective.settings).await?;
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let effective = arguments.config.load([])?;
+    let patience = Patience { lock: arguments.lock_timeout, whole: arguments.patience };
+    let applied = migrate::run(&effective.settings, patience).await?;
     match applied.as_slice() {
         [] => println!("The schema is up to date: version {}.", migrate::newest()),
         [only] => println!("Applied version {only}."),

@@ -33,7 +33,7 @@ enum Command {
     /// Ask the server on this machine whether it lives; exits with 0 if it does. For health checks of containers.
     Probe(probe::Arguments),
     /// Bring the database's schema up to date. May be run at any time, by several at once.
-    Migrate(ConfigArguments),
+    Migrate(migrate::Arguments),
     /// Make, list, show, replace and revoke keys.
     Keys(keys::Arguments),
     /// Add and change users, whose keys there are.

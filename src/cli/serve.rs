@@ -53,9 +53,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::warn!("there is no key, so every request is refused: make one with `whatsnext keys create --name NAME --role admin`");
     }
     let listener = http::listen(&settings.host, settings.port, settings.reuse_port).await?;
+    let metrics = match settings.metrics_address()? {
+        Some(address) => Some(http::listen(&address.ip().to_string(), address.port(), false).await.context("metrics_bind")?),
+        None => None,
+    };
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     supervisor::inform(stop.clone());
-    app.run(listener, stop).await;
+    app.with_metrics(metrics).run(listener, stop).await;
     tracing::info!("stopped");
     Ok(())
 }

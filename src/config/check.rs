@@ -1,6 +1,6 @@
 //! What an operator should know of a configuration before it serves.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use secrecy::ExposeSecret;
 
@@ -32,10 +32,16 @@ pub enum Refusal {
     /// How long jobs are kept cannot be less than nothing.
     #[error("retention_days is {0}: it must be a number of days, or 0 to keep finished jobs for ever")]
     Retention(f64),
+    /// Not an address where metrics could be told.
+    #[error("metrics_bind is `{0}`: it must be an address and a port like 127.0.0.1:9464, or \"\" for nowhere")]
+    MetricsBind(String),
+    /// A certificate without its key, a key without its certificate, or authorities for clients and neither.
+    #[error("tls_cert_file and tls_key_file are to be set together, and before tls_client_ca_file")]
+    HalfOfTls,
     /// What is sent could be read and changed on the way.
     #[error(
-        "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
-         in front and set allow_plaintext=true, or listen on 127.0.0.1"
+        "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Set tls_cert_file and \
+         tls_key_file, or put a proxy that does TLS in front and set allow_plaintext=true, or listen on 127.0.0.1"
     )]
     Plaintext {
         /// The configured host.
@@ -67,7 +73,13 @@ impl Settings {
         if !(0.0..=365_000.0).contains(&self.retention_days) {
             return Err(Refusal::Retention(self.retention_days));
         }
-        if !self.allow_plaintext && !is_loopback(&self.host) {
+        self.metrics_address()?;
+        let [certificate, key, clients] =
+            [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file].map(|file| !file.as_os_str().is_empty());
+        if certificate != key || (clients && !certificate) {
+            return Err(Refusal::HalfOfTls);
+        }
+        if !self.has_tls() && !self.allow_plaintext && !is_loopback(&self.host) {
             return Err(Refusal::Plaintext { host: self.host.clone() });
         }
         Ok(())
@@ -100,8 +112,12 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         "cors_origins=*: every web page that somebody opens may send requests from their network, and read what needs no key",
     );
     warn(
-        settings.allow_plaintext && !is_loopback(&settings.host),
+        settings.allow_plaintext && !settings.has_tls() && !is_loopback(&settings.host),
         "allow_plaintext=true: nothing but a proxy in front protects what is sent",
+    );
+    warn(
+        settings.metrics_address().is_ok_and(|address| address.is_some_and(|address| !address.ip().is_loopback())),
+        "metrics_bind is not a loopback address: whoever reaches it learns how much there is to do and how it goes, without a key",
     );
     warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
     warn(
@@ -112,6 +128,16 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
 }
 
 impl Settings {
+    /// Where metrics are told.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::MetricsBind`] if it is no address.
+    pub fn metrics_address(&self) -> Result<Option<SocketAddr>, Refusal> {
+        let text = self.metrics_bind.as_str();
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Refusal::MetricsBind(text.to_owned())) }
+    }
+
     fn database_is_remote(&self) -> bool {
         let url = self.database_url.expose_secret();
         let from_url = url.parse::<url::Url>().ok().and_then(|url| url.host_str().map(ToOwned::to_owned));
@@ -149,6 +175,21 @@ mod tests {
         assert_eq!(settings(&[("host", "0.0.0.0")]).refuse_unsafe(), Err(Refusal::Plaintext { host: "0.0.0.0".to_owned() }));
         assert_eq!(settings(&[("host", "0.0.0.0"), ("allow_plaintext", "true")]).refuse_unsafe(), Ok(()));
         assert_eq!(settings(&[("host", "::1")]).refuse_unsafe(), Ok(()));
+        let tls = [("host", "0.0.0.0"), ("tls_cert_file", "c.pem"), ("tls_key_file", "k.pem")];
+        assert_eq!(settings(&tls).refuse_unsafe(), Ok(()));
+        assert_eq!(settings(&tls[..2]).refuse_unsafe(), Err(Refusal::HalfOfTls));
+        assert_eq!(settings(&tls[2..]).refuse_unsafe(), Err(Refusal::HalfOfTls));
+        assert_eq!(settings(&[("tls_client_ca_file", "a.pem")]).refuse_unsafe(), Err(Refusal::HalfOfTls));
+    }
+
+    #[test]
+    fn metrics_are_told_nowhere_unless_an_address_is_given() {
+        let address = |text| settings(&[("metrics_bind", text)]).metrics_address();
+        assert_eq!(address(""), Ok(None));
+        assert_eq!(address("127.0.0.1:9464"), Ok(Some(([127, 0, 0, 1], 9464).into())));
+        assert_eq!(settings(&[("metrics_bind", "9464")]).refuse_unsafe(), Err(Refusal::MetricsBind("9464".to_owned())));
+        let warned = |text| warnings(&settings(&[("metrics_bind", text)])).iter().any(|warning| warning.contains("metrics_bind"));
+        assert!(warned("0.0.0.0:9464") && !warned("[::1]:9464"));
     }
 
     #[test]

@@ -10,13 +10,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use deadpool_postgres::Object;
 use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Error, Statements, lanes::Place};
+use super::{Error, Statements, lanes::Place, stats::Counts};
 
 /// What statements can be sent to: a connection, or a transaction on it.
 pub trait Executor: Sync {
@@ -29,11 +30,16 @@ pub trait Executor: Sync {
     /// Whether a statement has been sent that is not answered yet.
     fn busy(&self) -> &AtomicBool;
 
+    /// Notes how long it took to do something that began then.
+    fn note_time(&self, began: Instant);
+
     /// Waits for something that the database does, and leaves the connection marked as busy if it is not waited for to the end.
     fn watch<T: Send>(&self, work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
         async {
             self.busy().store(true, Ordering::Relaxed);
+            let began = Instant::now();
             let result = work.await;
+            self.note_time(began);
             self.busy().store(false, Ordering::Relaxed);
             result
         }
@@ -51,6 +57,7 @@ pub struct Client {
     pub(super) large_pages: Arc<Semaphore>,
     /// Its place in a lane, if it is in one.
     _place: Option<Place>,
+    counts: Arc<Counts>,
 }
 
 /// A transaction on a connection: rolled back when dropped, unless committed.
@@ -58,6 +65,7 @@ pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
     busy: &'a AtomicBool,
     statements: &'a Statements,
+    counts: &'a Counts,
 }
 
 impl Client {
@@ -67,8 +75,9 @@ impl Client {
         tls: MakeRustlsConnect,
         large_pages: Arc<Semaphore>,
         place: Option<Place>,
+        counts: Arc<Counts>,
     ) -> Self {
-        Self { object: Some(object), busy: AtomicBool::new(false), statements, tls, large_pages, _place: place }
+        Self { object: Some(object), busy: AtomicBool::new(false), statements, tls, large_pages, _place: place, counts }
     }
 
     /// Begins a transaction.
@@ -76,7 +85,7 @@ impl Client {
         self.busy.store(true, Ordering::Relaxed);
         let inner = self.object.as_mut().expect(PRESENT).transaction().await.map_err(Error::Transaction)?;
         self.busy.store(false, Ordering::Relaxed);
-        Ok(Transaction { inner, busy: &self.busy, statements: &self.statements })
+        Ok(Transaction { inner, busy: &self.busy, statements: &self.statements, counts: &self.counts })
     }
 
     /// The connection, which never goes back to the pool.
@@ -99,13 +108,19 @@ impl Executor for Client {
     fn busy(&self) -> &AtomicBool {
         &self.busy
     }
+
+    fn note_time(&self, began: Instant) {
+        self.counts.statements.observe_time(began.elapsed());
+    }
 }
 
 impl Transaction<'_> {
     /// Makes what was done permanent.
     pub(super) async fn commit(self) -> Result<(), Error> {
         self.busy.store(true, Ordering::Relaxed);
+        let began = Instant::now();
         let committed = self.inner.commit().await.map_err(Error::Transaction);
+        self.counts.statements.observe_time(began.elapsed());
         self.busy.store(false, Ordering::Relaxed);
         committed
     }
@@ -123,6 +138,10 @@ impl Executor for Transaction<'_> {
     fn busy(&self) -> &AtomicBool {
         self.busy
     }
+
+    fn note_time(&self, began: Instant) {
+        self.counts.statements.observe_time(began.elapsed());
+    }
 }
 
 impl Drop for Client {
@@ -131,6 +150,7 @@ impl Drop for Client {
         if !*self.busy.get_mut() {
             return;
         }
+        self.counts.abandoned.one();
         let cancel = object.cancel_token();
         let connection = Object::take(object);
         if matches!(self.statements, Statements::Whole(_)) {

@@ -1,12 +1,16 @@
 //! The schema's versions: brought up to date by `whatsnext migrate`, looked at by every server at start.
+//!
+//! Servers may work meanwhile. Whoever waits for a table's lock keeps out all who come later, so a step does not wait: after [`Patience::lock`] it gives up,
+//! lets everybody by, and tries again. `sql/README.md` has the rules for what a step may do.
 
 use std::time::Duration;
 
 use refinery::Runner;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::error::SqlState;
 
 use super::{Database, Error, SetupError, query::schema};
-use crate::config::Settings;
+use crate::config::{DatabasePooler, Settings};
 
 mod embedded {
     refinery::embed_migrations!("sql/migrations");
@@ -54,6 +58,17 @@ pub enum MigrateError {
     /// The database did not answer.
     #[error("cannot reach the database")]
     Database(#[from] Error),
+    /// Something that a step changes was in use all the time.
+    #[error(
+        "somebody used what has to be changed for {} s, longer than this waits: look in pg_stat_activity for transactions that last long, \
+         and run `whatsnext migrate` again, perhaps with a greater --patience. Version {at} is in force", .waited.as_secs()
+    )]
+    Locked {
+        /// How long it was tried.
+        waited: Duration,
+        /// The newest version that is applied.
+        at: i32,
+    },
     /// A step failed.
     #[error("the schema could not be brought up to date")]
     Step(#[from] refinery::Error),
@@ -83,18 +98,36 @@ pub async fn verify(database: &Database) -> Result<(), SchemaError> {
     }
 }
 
+/// How long a migration waits for what others use.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a step waits for a lock at a time, which is how long it may keep others waiting behind it.
+    pub lock: Duration,
+    /// How long it is tried in all.
+    pub whole: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { lock: Duration::from_secs(2), whole: Duration::from_secs(120) }
+    }
+}
+
+/// How long between two tries, as many times as long as a step waited for a lock: others work meanwhile.
+const REST: u32 = 2;
+
 /// Brings the schema up to date; any number of processes may try at once. Returns the versions that were applied.
 ///
 /// # Errors
 ///
 /// [`MigrateError`]; the steps before the one that failed stay applied.
-pub async fn run(settings: &Settings) -> Result<Vec<i32>, MigrateError> {
+pub async fn run(settings: &Settings, patience: Patience) -> Result<Vec<i32>, MigrateError> {
     // A step may take longer than a request's statement may.
     let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 2, ..settings.clone() };
     let database = Database::new(&patient)?;
     // Held by a transaction, and not by a session, which behind a pooler would be somebody else's by and by.
     let mut holder = database.client().await?;
-    let lock = loop {
+    let _lock = loop {
         let transaction = holder.begin().await?;
         if schema::LOCK.one(&transaction, &[&LOCK]).await?.get("alone") {
             break transaction;
@@ -103,10 +136,42 @@ pub async fn run(settings: &Settings) -> Result<Vec<i32>, MigrateError> {
         transaction.commit().await?;
         sleep(LOCKED).await;
     };
-    let mut connection = database.client().await?.detach();
-    let report = runner().run_async(&mut *connection).await;
-    lock.commit().await?;
-    Ok(report?.applied_migrations().iter().map(|migration| migration.version()).collect())
+    let client = database.client().await?;
+    if settings.database_pooler == DatabasePooler::None {
+        schema::LOCK_TIMEOUT.one(&client, &[&format!("{}ms", patience.lock.as_millis().max(1))]).await?;
+    }
+    // That ends with the connection, which must therefore not go back to a pool.
+    let mut connection = client.detach();
+    let (began, mut applied) = (Instant::now(), Vec::new());
+    loop {
+        let failed = match runner().run_async(&mut *connection).await {
+            Ok(report) => {
+                applied.extend(versions(&report));
+                return Ok(applied);
+            }
+            Err(failed) => failed,
+        };
+        applied.extend(failed.report().into_iter().flat_map(versions));
+        if !is_locked(&failed) {
+            return Err(failed.into());
+        }
+        if began.elapsed() >= patience.whole {
+            let at = runner().get_last_applied_migration_async(&mut *connection).await?.map_or(0, |last| last.version());
+            return Err(MigrateError::Locked { waited: began.elapsed(), at });
+        }
+        tracing::info!("what has to be changed is in use: trying again in a moment");
+        sleep(patience.lock * REST).await;
+    }
+}
+
+fn versions(report: &refinery::Report) -> impl Iterator<Item = i32> {
+    report.applied_migrations().iter().map(refinery::Migration::version)
+}
+
+/// Whether a step gave up waiting for a lock.
+fn is_locked(error: &refinery::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    source.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 fn runner() -> Runner {

@@ -7,6 +7,7 @@ pub mod migrate;
 mod page;
 pub mod query;
 mod statements;
+mod stats;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -16,16 +17,18 @@ use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{DatabasePooler, DatabaseTls, Settings};
+use crate::config::{AuthoritiesError, DatabasePooler, DatabaseTls, Settings};
 
 use lanes::{Lanes, Place};
 use statements::ParameterTypes;
+use stats::Counts;
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
 pub use page::{Listing, Page, no_number};
 pub use query::{LargePage, Query};
 pub use statements::Statements;
+pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
 
 /// How often a transaction that lost a deadlock is run again before the caller is told to.
@@ -42,7 +45,10 @@ pub enum SetupError {
     Url,
     /// The authorities to trust cannot be loaded.
     #[error("database_ca_file: {0}")]
-    Authorities(String),
+    Authorities(#[from] AuthoritiesError),
+    /// TLS cannot be set up.
+    #[error("TLS to the database cannot be set up: {0}")]
+    Tls(#[source] rustls::Error),
     /// The pool cannot be made.
     #[error("the connection pool cannot be made: {0}")]
     Pool(#[from] deadpool_postgres::BuildError),
@@ -59,6 +65,7 @@ pub struct Database {
     tls: MakeRustlsConnect,
     pooler: DatabasePooler,
     types: ParameterTypes,
+    counts: Arc<Counts>,
 }
 
 /// What happens in one transaction. (A trait and not a closure because futures of closures that borrow cannot be shown to be `Send`.)
@@ -117,6 +124,7 @@ impl Database {
             tls,
             pooler: settings.database_pooler,
             types: ParameterTypes::default(),
+            counts: Arc::default(),
         })
     }
 
@@ -143,9 +151,10 @@ impl Database {
         let object = pool.get().await.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => Error::Busy,
             error => Error::Connection(error),
-        })?;
+        });
+        let object = object.inspect_err(|error| self.counts.no_connection(error))?;
         let statements = Statements::of(&object, self.pooler, &self.types);
-        Ok(Client::new(object, statements, self.tls.clone(), self.large_pages.clone(), place))
+        Ok(Client::new(object, statements, self.tls.clone(), self.large_pages.clone(), place, self.counts.clone()))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
@@ -160,6 +169,7 @@ impl Database {
             let result = self.attempt(work).await;
             match result {
                 Err(error) if attempt < ATTEMPTS && error.database().is_some_and(Error::is_conflict) => {
+                    self.counts.reruns.one();
                     tracing::debug!(attempt, "a transaction lost against another one and is run again");
                     attempt += 1;
                 }

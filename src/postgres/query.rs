@@ -237,6 +237,7 @@ queries! {
         TOUCH = "touch",
     }
     projects {
+        BUSIEST = "busiest",
         COMPACT_COUNTS = "compact_counts",
         DELETE = "delete",
         GET = "get",
@@ -244,12 +245,14 @@ queries! {
         INSERT = "insert",
         LIST = "list",
         STATS = "stats",
+        TOTALS = "totals",
         UPDATE = "update",
     }
     schema {
         CREATE_DATABASE = "create_database",
         DATABASE_PRESENT = "database_present",
         LOCK = "lock",
+        LOCK_TIMEOUT = "lock_timeout",
         PING = "ping",
         PRESENT = "present",
         VERSION = "version",

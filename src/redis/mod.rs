@@ -18,6 +18,7 @@
 
 mod connection;
 pub mod messages;
+mod stats;
 mod url;
 mod watch;
 mod way;
@@ -36,11 +37,13 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::config::Settings;
+use crate::config::{AuthoritiesError, Settings, read_authorities};
 use connection::Link;
-use way::{Address, Way};
+use stats::Counts;
+use way::{Address, Authorities, Way};
 
 pub use connection::Connection;
+pub use stats::Stats;
 
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
@@ -61,6 +64,9 @@ pub enum SetupError {
          redis+sentinel://[user:password@]host:port,host:port/master-name/number[?sentinel_password=…] (or rediss+sentinel://)"
     )]
     Form(#[source] Option<RedisError>),
+    /// The authorities to trust cannot be loaded.
+    #[error("redis_ca_file: {0}")]
+    Authorities(#[from] AuthoritiesError),
     /// Keys of one subject would be in different slots of a cluster.
     #[error("redis_key_prefix must not contain {{ or }}: braces say which keys a cluster keeps together")]
     Prefix,
@@ -109,6 +115,7 @@ struct Shared {
     servers: AtomicUsize,
     /// This server, as the others see it in Redis.
     server: Uuid,
+    counts: Counts,
 }
 
 /// What is used now.
@@ -142,10 +149,11 @@ impl Redis {
         }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
-            way: Way::to(settings.redis_url.expose_secret(), timeout)?,
+            way: Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?,
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
             server: Uuid::new_v4(),
+            counts: Counts::default(),
         };
         Ok(Self { shared: Arc::new(shared), timeout, prefix: settings.redis_key_prefix.as_str().into() })
     }
@@ -220,6 +228,7 @@ impl Redis {
             return;
         }
         if matches!(std::mem::replace(&mut *line, Line::Away), Line::Unused | Line::Up(..)) {
+            self.shared.counts.went_away();
             tracing::warn!(error, "Redis is away: each server goes on with its share of the limits");
         }
     }
@@ -249,6 +258,7 @@ impl Attempt {
             match timeout(TICK, &mut asked).await {
                 Ok(Ok(answer)) => {
                     link.nodes.note_answer(node);
+                    redis.shared.counts.answers.observe_time(began.elapsed());
                     return Ok(answer);
                 }
                 Ok(Err(error)) => redis.open_breaker(Some(&link), &error),
@@ -265,6 +275,14 @@ impl Attempt {
             return Err(Away);
         }
     }
+}
+
+fn authorities(settings: &Settings) -> Result<Authorities, AuthoritiesError> {
+    let file = &settings.redis_ca_file;
+    if file.as_os_str().is_empty() {
+        return Ok(Authorities::default());
+    }
+    Ok(Authorities(Some(read_authorities(file)?.0)))
 }
 
 /// The name of a subject's key under a prefix ([`Redis::key`]).

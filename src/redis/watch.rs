@@ -95,6 +95,7 @@ impl Redis {
         // Unless it has failed again.
         if matches!(&*line, Line::Found(_)) {
             *line = Line::Up(link, master);
+            self.shared.counts.is_back();
             tracing::info!("Redis is back");
         }
     }

@@ -108,7 +108,7 @@ async fn a_server_that_may_not_start_says_why_in_one_sentence() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let free = free_port().to_string();
-    let cases: [(&[(&str, &str)], &str); 6] = [
+    let cases: [(&[(&str, &str)], &str); 8] = [
         (
             &[("TRUSTED_PROXIES", "10.0.0.0/8, nowhere"), ("PORT", &free)],
             "trusted_proxies: \"nowhere\" is neither an address nor a network",
@@ -117,6 +117,8 @@ async fn a_server_that_may_not_start_says_why_in_one_sentence() {
         (&[("PORT", &port)], "is in use: stop what uses it, or set another port"),
         (&[("DATABASE_URL", "canary://x"), ("PORT", &free)], "database_url is not of the form"),
         (&[("REDIS_URL", "canary://x"), ("PORT", &free)], "redis_url is not of the form"),
+        (&[("METRICS_BIND", "9464"), ("PORT", &free)], "metrics_bind is `9464`: it must be an address and a port"),
+        (&[("OTLP_ENDPOINT", "https://canary"), ("PORT", &free)], "otlp_endpoint is not of the form http://host:port"),
         (&[("PORT", "canary")], "port"),
     ];
     for (environment, sentence) in cases {

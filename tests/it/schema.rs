@@ -1,10 +1,15 @@
 //! The schema, its migrations, and every statement against it.
 
-use std::{collections::BTreeSet, path::Path, process::Stdio};
+mod rules;
 
+use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
+
+use refinery::{Runner, Target, load_sql_migrations};
+use tokio::time::{Instant, sleep, timeout};
 use whatsnext::postgres::{migrate, query::ALL, types::Type};
 
-use crate::support::{TestDatabase, program};
+use crate::support::{TestDatabase, eventually, program, waiting_for_locks};
+use rules::{BAD, EXCEPTIONS, FIRST, GOOD, statements, violations};
 
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
@@ -81,4 +86,140 @@ async fn a_server_refuses_a_schema_that_it_does_not_know() {
         .unwrap();
     let said = refusal();
     assert!(said.contains("at version 999") && said.contains("run the version of whatsnext that migrated it"), "{said}");
+}
+
+/// All versions, as files.
+fn versions() -> Vec<refinery::Migration> {
+    let mut versions = load_sql_migrations(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/migrations")).expect("the versions can be read");
+    versions.sort_by_key(refinery::Migration::version);
+    versions
+}
+
+/// Brings a database to an older version.
+async fn bring_to(database: &TestDatabase, version: i32) {
+    let mut client = database.connect().await;
+    Runner::new(&versions()).set_target(Target::Version(version)).run_async(&mut client).await.expect("the older versions are applied");
+}
+
+#[test]
+fn versions_keep_to_the_rules_for_servers_that_work_meanwhile() {
+    let versions = versions();
+    let numbers: Vec<i32> = versions.iter().map(refinery::Migration::version).collect();
+    assert_eq!(numbers, (1..=migrate::newest()).collect::<Vec<_>>(), "no version is left out");
+    let mut wrong = Vec::new();
+    for version in versions.iter().filter(|version| version.version() >= FIRST) {
+        wrong.extend(violations(version.version(), version.sql().unwrap()));
+    }
+    assert!(wrong.is_empty(), "expected no version to break a rule of sql/README.md:\n{}", wrong.join("\n"));
+    for (of, start, why) in EXCEPTIONS {
+        let version = versions.iter().find(|version| version.version() == *of).expect("the exception's version");
+        let is_there = statements(version.sql().unwrap()).iter().any(|statement| statement.starts_with(start));
+        assert!(is_there && !why.is_empty(), "V{of} has no statement `{start}…`: the exception is of no more use");
+    }
+}
+
+#[test]
+fn the_rules_find_what_they_are_for() {
+    for bad in BAD {
+        assert!(!violations(FIRST, bad).is_empty(), "expected a rule against: {bad}");
+    }
+    for good in GOOD {
+        assert_eq!(violations(FIRST, good), Vec::<String>::new(), "expected no rule against: {good}");
+    }
+    // Before there were rules nobody kept to them.
+    let versions = versions();
+    assert!(violations(4, versions[3].sql().unwrap()).len() > 3);
+}
+
+/// PostgreSQL itself says which tables it writes anew.
+#[tokio::test]
+async fn no_version_rewrites_a_table() {
+    let database = TestDatabase::empty().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "create table rewrites (version integer, name text);
+             create function note_rewrite() returns event_trigger language plpgsql as $$
+             begin
+                 insert into rewrites
+                 select coalesce(max(version), 0) + 1, pg_event_trigger_table_rewrite_oid()::regclass::text
+                 from refinery_schema_history;
+             end $$;
+             create event trigger note_rewrite on table_rewrite execute function note_rewrite();",
+        )
+        .await
+        .unwrap();
+    bring_to(&database, migrate::newest()).await;
+    let rows = client.query("select distinct version, name from rewrites order by version, name", &[]).await.unwrap();
+    let rewrites: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let (before, since): (Vec<_>, Vec<_>) = rewrites.into_iter().partition(|(version, _)| *version < FIRST);
+    assert_eq!(before, [(4, "jobs".to_owned())], "it is seen when it happens");
+    assert_eq!(since, [], "the rules hold since");
+}
+
+/// What has to be changed is in use for a while: others work on, and in the end it is changed.
+#[tokio::test]
+async fn a_migration_lets_others_by_while_it_waits() {
+    let database = TestDatabase::empty().await;
+    bring_to(&database, 3).await;
+    let (mut reader, worker, watcher) = (database.connect().await, database.connect().await, database.connect().await);
+    let report = reader.transaction().await.unwrap();
+    report.query_one("select count(*) from jobs", &[]).await.unwrap();
+    let mut migrate = program(&database);
+    migrate.args(["migrate", "--lock-timeout", "300ms", "--patience", "1m"]).stdout(Stdio::piped());
+    let process = migrate.spawn().unwrap();
+    let (mut waited, mut longest) = (0, Duration::ZERO);
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        waited += waiting_for_locks(&watcher).await;
+        let began = Instant::now();
+        // Queues behind who waits for the table.
+        let answered = timeout(Duration::from_secs(5), worker.query_one("select count(*) from jobs", &[])).await;
+        answered.expect("others wait no longer than it does").unwrap();
+        longest = longest.max(began.elapsed());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(waited > 0, "it tried");
+    assert!(longest < Duration::from_millis(1500), "others wait no longer than it does: {longest:?}");
+    report.rollback().await.unwrap();
+    let output = tokio::task::spawn_blocking(|| process.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said == format!("{}.\n", applied_from(4)), "{said}");
+    migrate::verify(&database.database()).await.expect("the schema is the newest");
+}
+
+/// What is printed of all versions from this one on.
+fn applied_from(version: i32) -> String {
+    match migrate::newest() {
+        newest if newest == version => format!("Applied version {version}"),
+        newest => format!("Applied versions {version} to {newest}"),
+    }
+}
+
+#[tokio::test]
+async fn a_migration_gives_up_and_says_what_to_do() {
+    let database = TestDatabase::empty().await;
+    bring_to(&database, 3).await;
+    let mut reader = database.connect().await;
+    let report = reader.transaction().await.unwrap();
+    report.query_one("select count(*) from jobs", &[]).await.unwrap();
+    let run = |patience: &'static str| {
+        let mut migrate = program(&database);
+        migrate.args(["migrate", "--lock-timeout", "100ms", "--patience", patience]);
+        tokio::task::spawn_blocking(move || migrate.output().unwrap())
+    };
+    let began = Instant::now();
+    // Who comes later waits for its turn, and fails in its own time.
+    let (first, second) = tokio::join!(run("1s"), run("0s"));
+    for output in [first.unwrap(), second.unwrap()] {
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("pg_stat_activity") && said.contains("Version 3 is in force"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    report.rollback().await.unwrap();
+    let held = database.connect().await;
+    eventually("nothing of it is left waiting", || async { waiting_for_locks(&held).await == 0 }).await;
+    assert!(program(&database).arg("migrate").stdout(Stdio::null()).status().unwrap().success(), "it is as if nothing had been tried");
 }

@@ -21,10 +21,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -38,6 +35,7 @@ use super::{
     hash::Memory,
     verified::{Question, Verified},
 };
+use crate::measure::Counter;
 
 /// Too many keys wait to be verified, or the server is stopping. Trying again helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +67,29 @@ struct Inner {
     all_places: usize,
     memory: Memory,
     dummy: KeyHash,
-    runs: AtomicU64,
+    counts: Counts,
+}
+
+/// Counted as it happens.
+#[derive(Default)]
+struct Counts {
+    runs: Counter,
+    remembered: Counter,
+    believed: Counter,
+    busy: Counter,
+}
+
+/// What a verifier has done since the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Stats {
+    /// How many times a key was compared with a hash.
+    pub runs: u64,
+    /// How many times it was remembered that a key is right.
+    pub remembered: u64,
+    /// How many keys were believed because another server had verified them.
+    pub believed: u64,
+    /// How many times there was too much to do.
+    pub busy: u64,
 }
 
 impl Verifier {
@@ -86,7 +106,7 @@ impl Verifier {
             all_places: runs + waiting,
             memory: Memory::default(),
             dummy: KeyHash::dummy(),
-            runs: AtomicU64::new(0),
+            counts: Counts::default(),
         }))
     }
 
@@ -94,7 +114,7 @@ impl Verifier {
     /// right; if not, ask [`verify`](Self::verify). Takes about a microsecond.
     #[must_use]
     pub fn verified_version(&self, key: &Key) -> Option<i64> {
-        self.0.verified.version(key)
+        self.0.verified.version(key).inspect(|_| self.0.counts.remembered.one())
     }
 
     /// Whether a key is the one that is stored. `None` where none is stored under its id: no, after the same work.
@@ -121,6 +141,7 @@ impl Verifier {
 
     /// Notes that a key is right without looking, because another server has.
     pub fn believe(&self, key: &Key, stored: Stored<'_>) {
+        self.0.counts.believed.one();
         self.0.verified.is_right(&self.0.verified.question(key, stored.hash), stored.version);
     }
 
@@ -139,7 +160,14 @@ impl Verifier {
     /// How many times a key was compared with a hash, since the start.
     #[must_use]
     pub fn runs(&self) -> u64 {
-        self.0.runs.load(Ordering::Relaxed)
+        self.0.counts.runs.get()
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let Counts { runs, remembered, believed, busy } = &self.0.counts;
+        Stats { runs: runs.get(), remembered: remembered.get(), believed: believed.get(), busy: busy.get() }
     }
 }
 
@@ -171,7 +199,10 @@ impl Inner {
     }
 
     fn place(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy)
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            self.counts.busy.one();
+            Busy
+        })
     }
 
     /// Works with the memory kept for it, and gives permit and place back, in that order.
@@ -206,7 +237,7 @@ impl Run {
         let Some(permit) = self.permit().await else { return };
         let inner = Arc::clone(&self.inner);
         let compared = task::spawn_blocking(move || {
-            inner.runs.fetch_add(1, Ordering::Relaxed);
+            inner.counts.runs.one();
             inner.work(place, permit, |memory| hash.is_of(&key, memory))
         });
         let Ok(is_right) = compared.await else { return };

@@ -24,6 +24,7 @@ mod key;
 mod last_used;
 mod principal;
 mod subject;
+mod tally;
 mod token;
 
 use std::{
@@ -41,6 +42,7 @@ use tokio::{sync::Semaphore, time::sleep};
 pub use arrival::Arrival;
 pub use class::Class;
 pub use principal::{Principal, Who};
+pub use tally::Count;
 
 use super::Error;
 use crate::{
@@ -59,6 +61,7 @@ use headers::Told;
 use issued::Issued;
 use last_used::LastUsed;
 use subject::Subject;
+use tally::Tally;
 
 /// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
@@ -103,6 +106,7 @@ struct Inner {
     issued: Issued,
     /// As many tokens may be looked for at a time that come from addresses over their limit.
     hearings: Semaphore,
+    tally: Tally,
 }
 
 /// How a key's window stands.
@@ -155,6 +159,7 @@ impl Gate {
             last_used: LastUsed::default(),
             issued: Issued::default(),
             hearings: Semaphore::new(HEARINGS),
+            tally: Tally::default(),
         })))
     }
 
@@ -260,6 +265,22 @@ impl Gate {
     ///
     /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
     pub async fn admit(&self, arrival: &Arrival) -> Result<Pass, Error> {
+        let result = self.decide(arrival).await;
+        self.0.tally.note(arrival.class, result.as_ref().err());
+        result
+    }
+
+    /// Counts a request that got its [`Gate::refusal`].
+    pub fn note_refusal(&self, arrival: &Arrival, refusal: &Error) {
+        self.0.tally.note(arrival.class, Some(refusal));
+    }
+
+    /// How many requests came in, and why the others did not.
+    pub fn counts(&self) -> Vec<Count> {
+        self.0.tally.counts()
+    }
+
+    async fn decide(&self, arrival: &Arrival) -> Result<Pass, Error> {
         let inner = &*self.0;
         match &arrival.credential {
             Credential::Nothing => match inner.anybody(arrival).await {

@@ -75,7 +75,10 @@ impl Stores {
 
     /// Brings the schema up to date.
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
-        migrate::run(&self.server_settings()?).await.context("cannot bring the database's schema up to date").map(drop)
+        migrate::run(&self.server_settings()?, migrate::Patience::default())
+            .await
+            .context("cannot bring the database's schema up to date")
+            .map(drop)
     }
 }
 

@@ -81,6 +81,7 @@ impl Store {
         drop(client);
         let (counted, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
         let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed { job: store::job(&row), task_name: row.get("task_name") });
+        self.tally.fetched.add(u64::from(claimed.is_some()));
         let num_pending = if is_plenty && claimed.is_some() { COUNT_CAP } else { counted };
         if num_pending == COUNT_CAP {
             self.plenty.look(&self.database, (project_id, resources));

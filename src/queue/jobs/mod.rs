@@ -13,6 +13,7 @@
 //! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`) |
 //! | `explain` | what a job waits for |
 //! | `prune` | forgetting what was finished long ago |
+//! | `tally` | all of it in numbers |
 
 pub mod attempts;
 mod claim;
@@ -29,6 +30,7 @@ mod stop;
 mod store;
 mod submit;
 mod sweep;
+mod tally;
 mod transition;
 mod update;
 
@@ -41,3 +43,4 @@ pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, Unkno
 pub use once::{Answer, Once, Submitted};
 pub use store::Store;
 pub use sweep::Swept;
+pub use tally::Stats;

@@ -31,7 +31,9 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NotNow`] if the job did not stop.
     pub async fn retry(&self, id: i64) -> Result<Job> {
-        self.transition(id, &Retry).await?;
+        if self.transition(id, &Retry).await? {
+            self.tally.asked_again.one();
+        }
         self.get(id).await
     }
 
@@ -43,7 +45,7 @@ impl Store {
     pub async fn retry_all(&self, project_id: i64, status: Status, task_id: Option<i64>) -> Result<usize> {
         let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await;
         self.bells.ring(project_id);
-        retried
+        retried.inspect(|count| self.tally.asked_again.add(*count as u64))
     }
 }
 
@@ -74,11 +76,12 @@ impl Ask for Cancel {
 struct Retry;
 
 impl Ask for Retry {
-    type Output = ();
+    /// Whether anything was done.
+    type Output = bool;
 
-    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<()>> {
+    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
         match job.status {
-            Status::Pending | Status::Blocked if job.due => Ok(Answer::Already(())),
+            Status::Pending | Status::Blocked if job.due => Ok(Answer::Already(false)),
             Status::Pending | Status::Blocked => Ok(Answer::Move(Move { due: Due::Now, ..Move::to(job.status, job) })),
             Status::Failed | Status::Cancelled => Ok(Answer::Move(Move { status: Status::Pending, failed_attempts: 0, due: Due::Now })),
             Status::Queued | Status::Running | Status::Completed => {
@@ -87,8 +90,8 @@ impl Ask for Retry {
         }
     }
 
-    async fn conclude(&self, _: &Transaction<'_>, _: &Locked, _: Status) -> Result<()> {
-        Ok(())
+    async fn conclude(&self, _: &Transaction<'_>, _: &Locked, _: Status) -> Result<bool> {
+        Ok(true)
     }
 }
 

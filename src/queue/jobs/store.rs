@@ -5,7 +5,12 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 
-use super::{Dependencies, Filter, Job, Parent, Status, claims::Bells, plenty::Plenty};
+use super::{
+    Dependencies, Filter, Job, Parent, Status,
+    claims::Bells,
+    plenty::Plenty,
+    tally::{self, Tally},
+};
 use crate::{
     postgres::{
         Database, Row,
@@ -24,6 +29,7 @@ pub struct Store {
     pub(super) bells: Bells,
     /// Of jobs by id, which never changes.
     pub(super) projects: Arc<Cache<i64, i64>>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Of how many jobs it is remembered whose they are.
@@ -33,7 +39,13 @@ impl Store {
     /// The jobs of this database, with what holds where neither a job nor its task says another thing.
     /// The bells are rung when there may be something to claim.
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
-        Self { database, policy, plenty: Plenty::default(), bells, projects: Arc::new(Cache::new(REMEMBERED)) }
+        let projects = Arc::new(Cache::new(REMEMBERED));
+        Self { database, policy, plenty: Plenty::default(), bells, projects, tally: Arc::default() }
+    }
+
+    /// What became of jobs on this server since its start.
+    pub fn stats(&self) -> tally::Stats {
+        self.tally.get()
     }
 
     /// One job.

@@ -63,6 +63,7 @@ impl Store {
             let client = self.database.client().await?;
             let rows = jobs::DUE.all(&client, &[&(BATCH as i64)]).await?;
             swept.due += rows.len();
+            self.tally.due.add(rows.len() as u64);
             swept.projects.extend(rows.iter().map(|row| row.get::<_, i64>("project_id")));
             if rows.len() < BATCH {
                 return Ok(());
@@ -77,6 +78,7 @@ impl Store {
             let params: Params<'_> = &[&(BATCH as i64), &policy.max_attempts, &policy.backoff_seconds, &LONGEST_BACKOFF_SECONDS];
             let rows = attempts::GIVE_BACK.all(&client, params).await?;
             swept.expired += rows.len();
+            self.tally.returned.add(rows.len() as u64);
             swept.projects.extend(rows.iter().map(|row| row.get::<_, i64>("project_id")));
             if rows.len() < BATCH {
                 return Ok(());
@@ -91,7 +93,10 @@ impl Store {
         drop(client);
         for row in rows {
             match self.expire(row.get("job_id"), row.get("number")).await {
-                Ok(done) => swept.expired += usize::from(done),
+                Ok(done) => {
+                    swept.expired += usize::from(done);
+                    self.tally.expired.add(u64::from(done));
+                }
                 // One that fails must not keep the others.
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;

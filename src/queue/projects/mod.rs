@@ -3,5 +3,5 @@
 mod model;
 mod store;
 
-pub use model::{Content, Project, Stats, Status};
+pub use model::{Busy, Content, Overview, Project, Stats, Status};
 pub use store::Store;

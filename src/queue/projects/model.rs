@@ -77,3 +77,29 @@ pub struct Stats {
     /// How many of its jobs are run with a lease.
     pub leases: i64,
 }
+
+/// How everything stands together.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// How many jobs have which status; those that no job has may be missing.
+    pub counts: BTreeMap<String, i64>,
+    /// How many projects there are.
+    pub projects: i64,
+    /// How many clients are alive.
+    pub live_clients: i64,
+    /// How many attempts run with a lease.
+    pub leases: i64,
+    /// The projects that have the most to do.
+    pub busiest: Vec<Busy>,
+}
+
+/// How one of many projects stands.
+#[derive(Debug, Clone)]
+pub struct Busy {
+    /// Which.
+    pub project_id: i64,
+    /// As [`Stats::counts`].
+    pub counts: BTreeMap<String, i64>,
+    /// As [`Stats::oldest_ready_seconds`].
+    pub oldest_ready_seconds: Option<f64>,
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Content, Project, Stats, Status};
+use super::{Busy, Content, Overview, Project, Stats, Status};
 use crate::{
     postgres::{
         Database, Row, Transaction, Work,
@@ -94,6 +94,25 @@ impl Store {
             oldest_ready_seconds: row.get("oldest_ready_seconds"),
             live_clients: row.get("live_clients"),
             leases: row.get("leases"),
+        })
+    }
+
+    /// How everything stands, and those projects that have the most to do: at most so many.
+    pub async fn overview(&self, projects: i64) -> Result<Overview> {
+        let client = self.database.client().await?;
+        let totals = sql::TOTALS.one(&client, &[]).await?;
+        let busiest = sql::BUSIEST.all(&client, &[&projects]).await?;
+        let busy = |row: &Row| Busy {
+            project_id: row.get("project_id"),
+            counts: row.get::<_, Json<BTreeMap<String, i64>>>("counts").0,
+            oldest_ready_seconds: row.get("oldest_ready_seconds"),
+        };
+        Ok(Overview {
+            counts: totals.get::<_, Json<BTreeMap<String, i64>>>("counts").0,
+            projects: totals.get("projects"),
+            live_clients: totals.get("live_clients"),
+            leases: totals.get("leases"),
+            busiest: busiest.iter().map(busy).collect(),
         })
     }
 

@@ -53,7 +53,7 @@ impl TestDatabase {
             admin.batch_execute(&format!("create database {template}")).await.expect("a template is created");
             // Directly: a template is one only as long as nobody is connected to it.
             let direct = [("database_url", &*url_of(&template)), ("database_pooler", "none")];
-            migrate::run(&settings_of(&template, &direct)).await.expect("the template is migrated");
+            migrate::run(&settings_of(&template, &direct), migrate::Patience::default()).await.expect("the template is migrated");
             admin.batch_execute(&format!("alter database {template} is_template true")).await.expect("it becomes a template");
         }
         admin.query_one("select pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.expect("the lock is given back");

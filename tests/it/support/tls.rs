@@ -1,104 +1,126 @@
-//! A client of HTTPS, down to the connection: from an address of the test's choice, and with every failure for the test to see.
+//! Certificates of a test's own, and TLS with them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, body::Bytes, client::conn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::net::TcpSocket;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-/// A certificate for `localhost`, and its key.
-pub(crate) struct Identity {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
-    der: CertificateDer<'static>,
+/// An authority that nobody else knows.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: tempfile::TempDir,
 }
 
-impl Identity {
-    pub(crate) fn make() -> Self {
-        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        Self { certificate: cert.pem(), key: signing_key.serialize_pem(), der: cert.der().clone() }
+/// A certificate and its key, in files.
+pub(crate) struct Pair {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // OpenSSL takes a certificate for its own authority if they have the same name.
+        params.distinguished_name.push(DnType::CommonName, "An authority of the tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("authority.pem"), issuer.pem()).unwrap();
+        Self { issuer, folder }
     }
-}
 
-/// Where to connect, from where, and who must be there.
-#[derive(Clone)]
-pub(crate) struct Https {
-    to: SocketAddr,
-    from: [u8; 4],
-    config: Arc<ClientConfig>,
-}
+    /// The file with its certificate.
+    pub(crate) fn file(&self) -> String {
+        self.folder.path().join("authority.pem").display().to_string()
+    }
 
-/// An answer with its body.
-pub(crate) type Answer = Response<Bytes>;
+    /// A certificate for these names and addresses.
+    pub(crate) fn issue(&self, names: &[&str]) -> Pair {
+        self.issue_with(names, |_| {})
+    }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+    /// A certificate that expired long ago.
+    pub(crate) fn issue_expired(&self, names: &[&str]) -> Pair {
+        self.issue_with(names, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1))
+    }
 
-impl Https {
-    pub(crate) fn new(to: SocketAddr, identity: &Identity) -> Self {
+    /// A certificate that is not like others.
+    pub(crate) fn issue_with(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        adjust(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let pair = Pair { folder: tempfile::tempdir().unwrap() };
+        std::fs::write(pair.certificate(), certificate.pem()).unwrap();
+        std::fs::write(pair.key(), key.serialize_pem()).unwrap();
+        pair
+    }
+
+    /// What a client needs that trusts this authority, and shows a certificate if it has one.
+    pub(crate) fn client(&self, shown: Option<&Pair>, protocols: &[&str]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
-        roots.add(identity.der.clone()).expect("a certificate");
+        roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-        Self { to, from: [127, 0, 0, 1], config: Arc::new(config.with_root_certificates(roots).with_no_client_auth()) }
-    }
-
-    /// The same, from another address of this machine.
-    pub(crate) fn from(&self, from: [u8; 4]) -> Self {
-        Self { from, ..self.clone() }
-    }
-
-    /// A connection that requests are sent over one after the other.
-    pub(crate) async fn connect(&self) -> Result<Connection, Failure> {
-        let stream = self.stream(b"http/1.1").await?;
-        let (sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Connection { sender })
-    }
-
-    /// One GET over HTTP/2.
-    pub(crate) async fn get_by_http_2(&self, path: &str) -> Result<Answer, Failure> {
-        let stream = self.stream(b"h2").await?;
-        let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = Request::get(format!("https://localhost{path}")).body(Full::<Bytes>::default())?;
-        let (head, body) = sender.send_request(request).await?.into_parts();
-        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
-    }
-
-    async fn stream(&self, protocol: &[u8]) -> Result<TlsStream<tokio::net::TcpStream>, Failure> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::from((self.from, 0)))?;
-        let stream = socket.connect(self.to).await?;
-        stream.set_nodelay(true)?;
-        let mut config = (*self.config).clone();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?)
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let mut config = match shown {
+            Some(pair) => builder.with_client_auth_cert(pair.chain(), pair.private_key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
     }
 }
 
-/// An open connection.
-pub(crate) struct Connection {
-    sender: conn::http1::SendRequest<Full<Bytes>>,
-}
-
-impl Connection {
-    /// This one, or a new one if the other side has said that no more requests are to be sent over it.
-    pub(crate) async fn or_else(mut self, https: &Https) -> Result<Self, Failure> {
-        if self.sender.ready().await.is_ok() { Ok(self) } else { https.connect().await }
+impl Pair {
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
     }
 
-    pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Result<Answer, Failure> {
-        let request = Request::builder().method(method).uri(path).header("host", "localhost").header("content-type", "application/json");
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        self.sender.ready().await?;
-        let (head, body) = self.sender.send_request(request.body(Full::from(body))?).await?.into_parts();
-        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
+    /// Puts another pair into the files of this one.
+    pub(crate) fn replace_by(&self, other: &Self) {
+        std::fs::copy(other.certificate(), self.certificate()).unwrap();
+        std::fs::copy(other.key(), self.key()).unwrap();
+    }
+
+    /// The certificate as a peer shows it.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_file(self.certificate()).unwrap()]
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_file(self.key()).unwrap()
+    }
+}
+
+/// Speaks TLS to a server that calls itself `localhost`.
+pub(crate) async fn connect(connector: &TlsConnector, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+/// A certificate for a name, and the authority that made it.
+pub(crate) struct Tls {
+    pub(crate) authority: Authority,
+    pub(super) acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    /// Made anew.
+    pub(crate) fn new(name: &str) -> Self {
+        let authority = Authority::new();
+        let pair = authority.issue(&[name]);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = builder.with_single_cert(pair.chain(), pair.private_key()).unwrap();
+        Self { authority, acceptor: TlsAcceptor::from(Arc::new(config)) }
     }
 }

@@ -59,7 +59,11 @@ impl Store {
         match outcome {
             Outcome::Completed(result) => self.complete(job_id, number, result, log_tail).await,
             Outcome::Failed { .. } | Outcome::Released(_) => {
-                self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await
+                let (attempt, is_new) = self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await?;
+                if is_new {
+                    self.tally.ended(&outcome, attempt.job_status == Some(Status::Pending));
+                }
+                Ok(attempt)
             }
         }
     }
@@ -72,7 +76,10 @@ impl Store {
         self.bells.ring(project_id);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
         match completed {
-            Some(attempt) => Ok(attempt),
+            Some(attempt) => {
+                self.tally.completed.one();
+                Ok(attempt)
+            }
             None => self.as_it_is(job_id, number, is_repeated).await,
         }
     }
@@ -87,7 +94,8 @@ impl Store {
     /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
     /// since. Returns whether it did.
     pub async fn put_back(&self, id: i64, number: i32) -> Result<bool> {
-        none_is_false(self.transition(id, &PutBack { number }).await)
+        let done = none_is_false(self.transition(id, &PutBack { number }).await);
+        done.inspect(|done| self.tally.put_back.add(u64::from(*done)))
     }
 
     /// Ends an attempt whose lease has ended. Does nothing if it was extended, or is over. Returns whether it did.
@@ -138,13 +146,14 @@ struct End<'a> {
 }
 
 impl Ask for End<'_> {
-    type Output = Attempt;
+    /// The attempt, and whether it ended now.
+    type Output = (Attempt, bool);
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<Attempt>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<(Attempt, bool)>> {
         let (attempt, _) = lock(transaction, job.id, self.number).await?;
         if !attempt.status.is_live() {
             let is_repeated = attempt.reported && attempt.status == self.outcome.status();
-            return if is_repeated { Ok(Answer::Already(attempt)) } else { Err(stale(&attempt, job.attempt, job.status)) };
+            return if is_repeated { Ok(Answer::Already((attempt, false))) } else { Err(stale(&attempt, job.attempt, job.status)) };
         }
         let to = match self.outcome {
             Outcome::Completed(_) => Move::to(Status::Completed, job),
@@ -157,7 +166,7 @@ impl Ask for End<'_> {
         Ok(Answer::Move(to))
     }
 
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Attempt> {
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<(Attempt, bool)> {
         let Self { outcome, log_tail, .. } = self;
         let (mut error, mut exit_code, mut reason) = (None, None, None);
         match outcome {
@@ -167,7 +176,7 @@ impl Ask for End<'_> {
         }
         let (ended, became) = (outcome.status().as_str(), status.as_str());
         let params: Params<'_> = &[&job.id, &self.number, &ended, &became, log_tail, &error, &exit_code, &reason, &true];
-        Ok(attempt(&sql::END.one(transaction, params).await?))
+        Ok((attempt(&sql::END.one(transaction, params).await?), true))
     }
 }
 
