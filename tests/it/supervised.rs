@@ -96,7 +96,7 @@ async fn who_has_connected_when_a_server_stops_is_still_answered() {
     });
     for answer in answers.await.unwrap() {
         let answer = answer.expect("the connection is not reset").to_lowercase();
-        assert!(answer.starts_with("http/1.1 422") && answer.contains("connection: close"), "{answer}");
+        assert!(answer.starts_with("http/1.1 422"), "{answer}");
     }
     server.stop().await;
 }
