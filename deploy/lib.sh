@@ -31,6 +31,18 @@ have_curl() {
     have curl
 }
 
+have_balancers() {
+    [[ -x /usr/sbin/nginx && -x /usr/sbin/haproxy && -x /usr/bin/caddy ]]
+}
+
+have_pgbouncer() {
+    [[ -x /usr/sbin/pgbouncer ]]
+}
+
+have_chromium() {
+    have chromium
+}
+
 # Only its checker is used.
 have_promtool() {
     have promtool
@@ -109,7 +121,7 @@ start_stores() {
     trap stop_stores EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    "$1" dev --stores-only --dir "$stores_folder" >/dev/null &
+    "$1" dev --stores-only --dir "$stores_folder" >"$stores_folder/report" &
     stores_process=$!
     local deadline=$((SECONDS + 240))
     until [[ -e $stores_folder/stores.env ]]; do
@@ -122,8 +134,36 @@ start_stores() {
     export WHATSNEXT_TEST_DATABASE_URL WHATSNEXT_TEST_REDIS_URL
 }
 
+# Puts PgBouncer before that PostgreSQL, as deploy/pgbouncer has it but for all databases, and exports where it is.
+pooler_process=
+start_pooler() {
+    local folder=$stores_folder/pgbouncer sockets port=$((20000 + RANDOM % 10000)) as=()
+    sockets=$(sed -n 's/^  psql .* -h \([^ ]*\) .*/\1/p' "$stores_folder/report")
+    mkdir "$folder"
+    echo '"postgres" ""' >"$folder/userlist.txt"
+    sed -e "s|^whatsnext = host=127.0.0.1 port=5432 dbname=whatsnext|* = host=$sockets port=5432|" -e "s|^listen_port = .*|listen_port = $port|" \
+        -e 's|^auth_type = .*|auth_type = trust|' -e "s|^auth_file = .*|auth_file = $folder/userlist.txt|" \
+        -e 's|^default_pool_size = .*|default_pool_size = 24\nserver_idle_timeout = 5|' deploy/pgbouncer/pgbouncer.ini >"$folder/pgbouncer.ini"
+    if ((EUID == 0)); then
+        as=(-u "$(stat -c %U "$sockets")")
+        chmod 755 "$folder"
+    fi
+    /usr/sbin/pgbouncer -q "${as[@]}" "$folder/pgbouncer.ini" 2>"$folder/log" &
+    pooler_process=$!
+    local deadline=$((SECONDS + 10))
+    until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+        kill -0 "$pooler_process" 2>/dev/null && ((SECONDS < deadline)) || die "PgBouncer did not come up: $(cat "$folder/log")"
+        sleep 0.1
+    done
+    export WHATSNEXT_TEST_POOLER_URL=postgres://postgres@127.0.0.1:$port/postgres
+}
+
 stop_stores() {
     local status=$?
+    if [[ -n $pooler_process ]]; then
+        kill "$pooler_process" 2>/dev/null || true
+        wait "$pooler_process" || true
+    fi
     if [[ -n $stores_process ]]; then
         kill "$stores_process" 2>/dev/null || true
         wait "$stores_process" || true

@@ -2,6 +2,7 @@
 # Runs all tests: installs what this machine lacks, builds, and starts a private PostgreSQL and Redis for them, which are gone afterwards.
 # Arguments go to `cargo nextest run`, and then only its tests are run (`deploy/test.sh claims`).
 #
+#   WHATSNEXT_TEST_POOLER  if set, the servers reach PostgreSQL by way of PgBouncer, in all tests that do not choose their own way
 #   WHATSNEXT_NO_NEXTEST   if set, `cargo test` runs the tests where cargo-nextest is missing; otherwise it is installed, which takes minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,6 +12,9 @@ source deploy/lib.sh
 need_all
 need have_venv python3 python3-venv
 need have_curl curl
+need have_balancers nginx haproxy caddy
+need have_pgbouncer pgbouncer
+need have_chromium chromium
 need have_promtool prometheus
 install_missing
 
@@ -28,6 +32,9 @@ cargo build --all-targets
 binary=$(target_folder)/debug/whatsnext
 
 start_stores "$binary"
+if [[ -n ${WHATSNEXT_TEST_POOLER:-} ]]; then
+    start_pooler
+fi
 
 "${run[@]}" "$@"
 if (($# == 0)); then

@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::{self, TrustedProxies, address::NotANetwork},
-    api::{self, Draining, Gate, Traffic},
+    api::{self, Cors, Draining, Gate, NotCors, Traffic},
     config::Settings,
     http::{self, Tls},
     measure::{Gauge, Span, Spans},
@@ -40,6 +40,9 @@ pub enum BuildError {
     /// A network that is none.
     #[error("trusted_proxies: {0}")]
     Proxies(#[from] NotANetwork),
+    /// Origins that are none, or too many.
+    #[error(transparent)]
+    Cors(#[from] NotCors),
     /// No place for spans.
     #[error(transparent)]
     Otlp(#[from] NotAnEndpoint),
@@ -92,7 +95,8 @@ impl App {
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
-        let state = api::State { database, redis, gate, jobs, claims, draining, tasks, traffic };
+        let cors = Cors::new(&settings)?;
+        let state = api::State { database, redis, gate, cors, jobs, claims, draining, tasks, traffic };
         Ok(Self { settings, state, tls, proxies, wire, closing, metrics: None, traces })
     }
 

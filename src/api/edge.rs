@@ -19,7 +19,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Cors, Draining, Error, State,
     admission::{Arrival, Gate},
     budget::{Budget, Share},
     extract::{Context, Deadline, Limits},
@@ -38,6 +38,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Edge<E> {
     inner: E,
     gate: Gate,
+    cors: Cors,
+    draining: Draining,
     /// Paths that nobody is kept from.
     open: HashSet<String>,
     limits: Limits,
@@ -49,8 +51,9 @@ pub struct Edge<E> {
 impl<E> Edge<E> {
     /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget. Nobody is kept from the paths that are
     /// `open`.
-    pub fn new(inner: E, gate: Gate, traffic: Traffic, open: HashSet<String>, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        Self { inner, gate, traffic, open, limits, budget, timeout }
+    pub fn new(inner: E, state: &State, open: HashSet<String>, limits: Limits, budget: Budget, timeout: Duration) -> Self {
+        let State { gate, traffic, cors, draining, .. } = state.clone();
+        Self { inner, gate, traffic, cors, draining, open, limits, budget, timeout }
     }
 
     /// The refusal that a request would get anyway, if that is known already.
@@ -72,6 +75,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         let trace = Trace::of(request.headers());
         let span = tracing::info_span!("request", id, trace.id = %trace.id(), span.id = %trace.span_id());
         let line = Line::new(&request, &self.traffic, trace, id);
+        let (cors, is_http_1) = (self.cors.answer(&request), request.version() <= Version::HTTP_11);
         let arrival = self.gate.arrival(&request);
         let response = match self.refusal(&request, &arrival) {
             Some(refusal) => span.in_scope(|| {
@@ -83,7 +87,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             // In a place of its own: what is not needed for a refusal is large to move.
             None => Box::pin(self.answer(request, arrival, line, id).instrument(span)).await,
         };
-        Ok(finish(response, header))
+        let mut response = finish(response, header);
+        cors.add_to(response.headers_mut());
+        if is_http_1 && self.draining.has_begun() {
+            // A proxy that keeps connections takes another one for its next request, before this server closes them all.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod attempts;
 mod budget;
 pub mod clients;
+mod cors;
 mod delivery;
 pub mod docs;
 pub mod document;
@@ -43,6 +44,7 @@ use routes::Need;
 
 pub use admission::Gate;
 pub use budget::Budget;
+pub use cors::{Cors, NotCors};
 pub use error::{Error, Invalid, Problem};
 pub use extract::Scope;
 pub use health::Draining;
@@ -76,6 +78,8 @@ pub struct State {
     pub redis: Redis,
     /// Who comes in.
     pub gate: Gate,
+    /// Which pages of other origins may read answers.
+    pub cors: Cors,
     /// The jobs.
     pub jobs: queue::jobs::Store,
     /// Who claims them.
@@ -90,7 +94,7 @@ pub struct State {
 
 /// All operations. There is one list of them: here.
 fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
-    let State { database, redis, gate, jobs, claims, draining, tasks, traffic: _ } = state.clone();
+    let State { database, redis, gate, jobs, claims, draining, tasks, .. } = state.clone();
     let (batch_limit, lease_seconds) = (settings.batch_limit_jobs, settings.lease_seconds);
     let projects = queue::projects::Store::new(database.clone());
     let clients = queue::clients::Store::new(database.clone());
@@ -125,7 +129,7 @@ pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Re
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
     let budget = Budget::new(settings.in_flight_limit_bytes);
-    edge::Edge::new(route, state.gate.clone(), state.traffic.clone(), open, limits, budget, settings.request_timeout())
+    edge::Edge::new(route, state, open, limits, budget, settings.request_timeout())
 }
 
 /// The OpenAPI document.

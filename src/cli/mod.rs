@@ -6,7 +6,9 @@ mod limits;
 mod migrate;
 mod openapi;
 mod output;
+mod probe;
 mod serve;
+mod supervisor;
 mod users;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -28,6 +30,8 @@ struct Cli {
 enum Command {
     /// Serve the API.
     Serve(serve::Arguments),
+    /// Ask the server on this machine whether it lives; exits with 0 if it does. For health checks of containers.
+    Probe(probe::Arguments),
     /// Bring the database's schema up to date. May be run at any time, by several at once.
     Migrate(migrate::Arguments),
     /// Make, list, show, replace and revoke keys.
@@ -80,6 +84,7 @@ pub fn run() -> ExitCode {
 fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Migrate(arguments) => runtime()?.block_on(migrate::run(&arguments)),
         Command::Keys(arguments) => runtime()?.block_on(keys::run(&arguments)),
         Command::Users(arguments) => runtime()?.block_on(users::run(&arguments)),

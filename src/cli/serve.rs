@@ -6,7 +6,7 @@ use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::ConfigArguments;
+use super::{ConfigArguments, supervisor};
 use crate::{
     app::App,
     config::{Effective, warnings},
@@ -58,6 +58,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => None,
     };
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    supervisor::inform(stop.clone());
     app.with_metrics(metrics).run(listener, stop).await;
     tracing::info!("stopped");
     Ok(())

@@ -108,8 +108,8 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         "trusted_proxies trusts everybody: whoever sends a request chooses the address that it is limited by",
     );
     warn(
-        !settings.cors_origins.is_empty() || settings.cors_allow_credentials,
-        "cors_* is set, but this version sends no CORS headers yet: browsers refuse other origins",
+        settings.cors_origins.split(',').any(|origin| origin.trim() == "*"),
+        "cors_origins=*: every web page that somebody opens may send requests from their network, and read what needs no key",
     );
     warn(
         settings.allow_plaintext && !settings.has_tls() && !is_loopback(&settings.host),

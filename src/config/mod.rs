@@ -40,6 +40,7 @@ pub struct Settings {
     pub database_tls: DatabaseTls,
     pub database_ca_file: PathBuf,
     pub database_pool_size: usize,
+    pub database_pooler: DatabasePooler,
     pub database_connect_timeout_seconds: u64,
     pub database_checkout_timeout_seconds: u64,
     pub database_statement_timeout_seconds: u64,
@@ -99,6 +100,16 @@ pub enum DatabaseTls {
     Require,
     /// Always encrypted; the certificate must be valid and carry the host's name.
     VerifyFull,
+}
+
+/// What stands between the servers and PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatabasePooler {
+    /// Nothing that matters: a connection is a session.
+    None,
+    /// A pooler, such as PgBouncer, that gives sessions away for a transaction at a time.
+    Transaction,
 }
 
 /// Who may read the documentation.

@@ -21,13 +21,13 @@ mod streams;
 mod timer;
 mod tls;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use poem::{Endpoint, Response};
 use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +41,12 @@ pub use tls::{Tls, TlsError};
 
 /// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
+
+/// How many connections are taken at most when the listener closes; as many as the kernel holds.
+const WAITING: usize = 1024;
+
+/// How long a connection of the last moment has for its first request. hyper closes at once what nothing has come over yet.
+const FIRST: Duration = Duration::from_millis(500);
 
 /// Limits of connections, and who announces them.
 #[derive(Debug, Clone)]
@@ -75,7 +81,23 @@ where
     let cut = CancellationToken::new();
     let tasks = TaskTracker::new();
     let places = Places::new(limits.connections, limits.for_each_address, limits.exempt.clone());
-    let shared = Arc::new(Shared { endpoint, limits, tls, places, stop: stop.clone(), tasks: tasks.clone() });
+    let finish = CancellationToken::new();
+    let shared = Arc::new(Shared { endpoint, limits, tls, places, stop: finish.clone(), tasks: tasks.clone() });
+    let take = |stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit| {
+        let (shared, cut, held) = (shared.clone(), cut.clone(), shared.limits.open.hold());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                ended = conversation::hold(stream, peer, shared) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, error = &*error, "a connection ended early");
+                    }
+                }
+            }
+            drop((permit, held));
+        });
+    };
+    let mut last = None;
     loop {
         let permit = tokio::select! {
             biased;
@@ -89,18 +111,8 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (shared, cut, held) = (shared.clone(), cut.clone(), shared.limits.open.hold());
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = cut.cancelled() => {}
-                        ended = conversation::hold(stream, peer, shared) => {
-                            if let Err(error) = ended {
-                                tracing::debug!(%peer, error = &*error, "a connection ended early");
-                            }
-                        }
-                    }
-                    drop((permit, held));
-                });
+                last = Some(Instant::now());
+                take(stream, peer, permit);
             }
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
             Err(error) => {
@@ -109,14 +121,36 @@ where
             }
         }
     }
-    drop(listener);
+    for (stream, peer) in close(listener) {
+        if let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), connections.clone().try_acquire_owned()) {
+            last = Some(Instant::now());
+            take(stream, peer, permit);
+        }
+    }
     tasks.close();
-    if timeout(drain_timeout, tasks.wait()).await.is_err() {
+    let finished = async {
+        if let Some(last) = last {
+            sleep_until(last + FIRST).await;
+        }
+        finish.cancel();
+        tasks.wait().await;
+    };
+    if timeout(drain_timeout, finished).await.is_err() {
         tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
         // What the connections held is given back by then, a job that was on its way to a client among it.
         tasks.wait().await;
     }
+}
+
+/// Closes a listener. Returns who has connected by then, as the kernel says, and not as the runtime has heard: they would be reset otherwise, and a proxy may
+/// have sent a request already.
+fn close(listener: TcpListener) -> Vec<(std::net::TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let mut connected: Vec<_> = iter::from_fn(|| listener.accept().ok()).take(WAITING).collect();
+    drop(listener);
+    connected.retain(|(stream, _)| stream.set_nonblocking(true).is_ok());
+    connected
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

@@ -13,16 +13,19 @@ use std::{
     time::Instant,
 };
 
-use deadpool_postgres::{GenericClient, Object};
+use deadpool_postgres::Object;
 use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Error, lanes::Place, stats::Counts};
+use super::{Error, Statements, lanes::Place, stats::Counts};
 
 /// What statements can be sent to: a connection, or a transaction on it.
 pub trait Executor: Sync {
-    /// The driver's side of it.
-    fn driver(&self) -> &impl GenericClient;
+    /// The driver's side of it; of a transaction, the connection that it is on.
+    fn connection(&self) -> &tokio_postgres::Client;
+
+    /// How statements are sent on it.
+    fn statements(&self) -> &Statements;
 
     /// Whether a statement has been sent that is not answered yet.
     fn busy(&self) -> &AtomicBool;
@@ -48,6 +51,7 @@ pub struct Client {
     /// Taken only on the way out.
     object: Option<Object>,
     busy: AtomicBool,
+    statements: Statements,
     tls: MakeRustlsConnect,
     /// Places for reading large pages, the same for all connections.
     pub(super) large_pages: Arc<Semaphore>,
@@ -60,18 +64,20 @@ pub struct Client {
 pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
     busy: &'a AtomicBool,
+    statements: &'a Statements,
     counts: &'a Counts,
 }
 
 impl Client {
     pub(super) fn new(
         object: Object,
+        statements: Statements,
         tls: MakeRustlsConnect,
         large_pages: Arc<Semaphore>,
         place: Option<Place>,
         counts: Arc<Counts>,
     ) -> Self {
-        Self { object: Some(object), busy: AtomicBool::new(false), tls, large_pages, _place: place, counts }
+        Self { object: Some(object), busy: AtomicBool::new(false), statements, tls, large_pages, _place: place, counts }
     }
 
     /// Begins a transaction.
@@ -79,7 +85,7 @@ impl Client {
         self.busy.store(true, Ordering::Relaxed);
         let inner = self.object.as_mut().expect(PRESENT).transaction().await.map_err(Error::Transaction)?;
         self.busy.store(false, Ordering::Relaxed);
-        Ok(Transaction { inner, busy: &self.busy, counts: &self.counts })
+        Ok(Transaction { inner, busy: &self.busy, statements: &self.statements, counts: &self.counts })
     }
 
     /// The connection, which never goes back to the pool.
@@ -91,8 +97,12 @@ impl Client {
 const PRESENT: &str = "the connection is there until it is given back";
 
 impl Executor for Client {
-    fn driver(&self) -> &impl GenericClient {
+    fn connection(&self) -> &tokio_postgres::Client {
         self.object.as_ref().expect(PRESENT)
+    }
+
+    fn statements(&self) -> &Statements {
+        &self.statements
     }
 
     fn busy(&self) -> &AtomicBool {
@@ -117,8 +127,12 @@ impl Transaction<'_> {
 }
 
 impl Executor for Transaction<'_> {
-    fn driver(&self) -> &impl GenericClient {
-        &self.inner
+    fn connection(&self) -> &tokio_postgres::Client {
+        self.inner.client()
+    }
+
+    fn statements(&self) -> &Statements {
+        self.statements
     }
 
     fn busy(&self) -> &AtomicBool {
@@ -139,6 +153,11 @@ impl Drop for Client {
         self.counts.abandoned.one();
         let cancel = object.cancel_token();
         let connection = Object::take(object);
+        if matches!(self.statements, Statements::Whole(_)) {
+            // A pooler ends the session when its client goes, and PostgreSQL sees that (client_connection_check_interval). PgBouncer itself may end if
+            // it is sent a cancellation and the statement's client goes at the same time (its issue 801).
+            return;
+        }
         let tls = self.tls.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 
 use super::{Database, Error, SetupError, query::schema};
-use crate::config::Settings;
+use crate::config::{DatabasePooler, Settings};
 
 mod embedded {
     refinery::embed_migrations!("sql/migrations");
@@ -18,6 +18,9 @@ mod embedded {
 
 /// The advisory lock that a process holds while it migrates. Any number will do that nobody else uses: "whatsnxt" in ASCII.
 const LOCK: i64 = 0x7768_6174_736e_7874;
+
+/// How long a process waits until it looks again whether the one that migrates has finished.
+const LOCKED: Duration = Duration::from_millis(200);
 
 /// Why the schema is not what this program needs. Each says what to run.
 #[derive(Debug, thiserror::Error)]
@@ -120,13 +123,24 @@ const REST: u32 = 2;
 /// [`MigrateError`]; the steps before the one that failed stay applied.
 pub async fn run(settings: &Settings, patience: Patience) -> Result<Vec<i32>, MigrateError> {
     // A step may take longer than a request's statement may.
-    let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 1, ..settings.clone() };
+    let patient = Settings { database_statement_timeout_seconds: 0, database_pool_size: 2, ..settings.clone() };
     let database = Database::new(&patient)?;
+    // Held by a transaction, and not by a session, which behind a pooler would be somebody else's by and by.
+    let mut holder = database.client().await?;
+    let _lock = loop {
+        let transaction = holder.begin().await?;
+        if schema::LOCK.one(&transaction, &[&LOCK]).await?.get("alone") {
+            break transaction;
+        }
+        // Who waits holds no session meanwhile, for the one who migrates may need it.
+        transaction.commit().await?;
+        sleep(LOCKED).await;
+    };
     let client = database.client().await?;
-    // For that lock it waits as long as it takes: nobody but a migration wants it.
-    schema::LOCK.one(&client, &[&LOCK]).await?;
-    schema::LOCK_TIMEOUT.one(&client, &[&format!("{}ms", patience.lock.as_millis().max(1))]).await?;
-    // Both end with the connection, which must therefore not go back to a pool.
+    if settings.database_pooler == DatabasePooler::None {
+        schema::LOCK_TIMEOUT.one(&client, &[&format!("{}ms", patience.lock.as_millis().max(1))]).await?;
+    }
+    // That ends with the connection, which must therefore not go back to a pool.
     let mut connection = client.detach();
     let (began, mut applied) = (Instant::now(), Vec::new());
     loop {

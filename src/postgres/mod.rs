@@ -1,4 +1,4 @@
-//! PostgreSQL: one pool of connections, prepared statements, transactions, migrations.
+//! PostgreSQL: one pool of connections, prepared statements, transactions, migrations; with a pooler such as PgBouncer between, or without.
 
 mod client;
 mod error;
@@ -6,6 +6,7 @@ mod lanes;
 pub mod migrate;
 mod page;
 pub mod query;
+mod statements;
 mod stats;
 mod tls;
 
@@ -16,15 +17,17 @@ use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{AuthoritiesError, DatabaseTls, Settings};
+use crate::config::{AuthoritiesError, DatabasePooler, DatabaseTls, Settings};
 
 use lanes::{Lanes, Place};
+use statements::ParameterTypes;
 use stats::Counts;
 
 pub use client::{Client, Executor, Transaction};
 pub use error::Error;
 pub use page::{Listing, Page, no_number};
 pub use query::{LargePage, Query};
+pub use statements::Statements;
 pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
 
@@ -60,6 +63,8 @@ pub struct Database {
     lanes: Lanes,
     large_pages: Arc<Semaphore>,
     tls: MakeRustlsConnect,
+    pooler: DatabasePooler,
+    types: ParameterTypes,
     counts: Arc<Counts>,
 }
 
@@ -117,6 +122,8 @@ impl Database {
             lanes: Lanes::of_pool(size),
             large_pages: Arc::new(Semaphore::new(LARGE_PAGES)),
             tls,
+            pooler: settings.database_pooler,
+            types: ParameterTypes::default(),
             counts: Arc::default(),
         })
     }
@@ -146,7 +153,8 @@ impl Database {
             error => Error::Connection(error),
         });
         let object = object.inspect_err(|error| self.counts.no_connection(error))?;
-        Ok(Client::new(object, self.tls.clone(), self.large_pages.clone(), place, self.counts.clone()))
+        let statements = Statements::of(&object, self.pooler, &self.types);
+        Ok(Client::new(object, statements, self.tls.clone(), self.large_pages.clone(), place, self.counts.clone()))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the
@@ -223,14 +231,10 @@ pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::C
     if !settings.database_password.expose_secret().is_empty() {
         config.password(settings.database_password.expose_secret());
     }
-    let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
-    // The statements are written so that one plan is right for all values (sql/README.md). Left to itself PostgreSQL plans a claim anew each time, which
-    // takes longer than the claim. JIT costs more than it gives for statements that take microseconds.
-    let options = format!(
-        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off"
-    );
+    if settings.database_pooler == DatabasePooler::None {
+        config.options(session(settings));
+    }
     config
-        .options(options)
         .application_name("whatsnext")
         .connect_timeout(Duration::from_secs(settings.database_connect_timeout_seconds))
         .keepalives_idle(Duration::from_secs(15))
@@ -244,4 +248,14 @@ pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::C
         config.ssl_mode(tokio_postgres::config::SslMode::Disable);
     }
     Ok(config)
+}
+
+/// What holds in every session. A pooler's sessions are its own: there it is for the pooler to say this (`deploy/pgbouncer`).
+fn session(settings: &Settings) -> String {
+    let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
+    // The statements are written so that one plan is right for all values (sql/README.md). Left to itself PostgreSQL plans a claim anew each time, which
+    // takes longer than the claim. JIT costs more than it gives for statements that take microseconds.
+    format!(
+        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off"
+    )
 }

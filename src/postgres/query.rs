@@ -2,12 +2,11 @@
 
 use std::{pin::pin, sync::atomic::Ordering};
 
-use deadpool_postgres::GenericClient as _;
 use futures_util::TryStreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Client, Error, Executor};
+use super::{Client, Error, Executor, statements::Ready};
 
 /// The values of a statement's `$1`, `$2` …
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -19,7 +18,7 @@ const LARGE: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct LargePage(#[expect(dead_code, reason = "it is only held")] OwnedSemaphorePermit);
 
-/// One statement of `sql/queries`. It is prepared once a connection and then reused.
+/// One statement of `sql/queries`. It is prepared once a connection and then reused, unless a pooler stands between ([`super::Statements`]).
 #[derive(Debug, Clone, Copy)]
 pub struct Query {
     /// Folder and file, as in `jobs/claim`.
@@ -31,8 +30,13 @@ pub struct Query {
 impl Query {
     /// All rows.
     pub async fn all(&self, executor: &impl Executor, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let driver = executor.driver();
-        let work = async { driver.query(&driver.prepare_cached(self.sql).await?, params).await };
+        let connection = executor.connection();
+        let work = async {
+            match executor.statements().ready(connection, self, params).await? {
+                Ready::Kept(statement) => connection.query(&statement, params).await,
+                Ready::Whole(typed) => connection.query_typed(self.sql, &typed).await,
+            }
+        };
         executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
@@ -42,10 +46,12 @@ impl Query {
     ///
     /// Besides those of all statements: [`Error::TooLarge`], and [`Error::Crowded`] if many others read large pages too.
     pub async fn within(&self, limit: usize, client: &Client, params: Params<'_>) -> Result<(Vec<Row>, Option<LargePage>), Error> {
-        let driver = client.driver();
+        let connection = client.connection();
         let work = async {
-            let stream = driver.query_raw(&driver.prepare_cached(self.sql).await?, params.iter().copied()).await?;
-            let mut stream = pin!(stream);
+            let mut stream = pin!(match client.statements().ready(connection, self, params).await? {
+                Ready::Kept(statement) => connection.query_raw(&statement, params.iter().copied()).await?,
+                Ready::Whole(typed) => connection.query_typed_raw(self.sql, typed).await?,
+            });
             let (mut rows, mut bytes, mut place) = (Vec::new(), 0, None);
             while let Some(row) = stream.try_next().await? {
                 bytes += row.raw_size_bytes();
@@ -72,22 +78,37 @@ impl Query {
 
     /// The only row.
     pub async fn one(&self, executor: &impl Executor, params: Params<'_>) -> Result<Row, Error> {
-        let driver = executor.driver();
-        let work = async { driver.query_one(&driver.prepare_cached(self.sql).await?, params).await };
+        let connection = executor.connection();
+        let work = async {
+            match executor.statements().ready(connection, self, params).await? {
+                Ready::Kept(statement) => connection.query_one(&statement, params).await,
+                Ready::Whole(typed) => connection.query_typed_one(self.sql, &typed).await,
+            }
+        };
         executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     /// The only row, if there is one.
     pub async fn maybe(&self, executor: &impl Executor, params: Params<'_>) -> Result<Option<Row>, Error> {
-        let driver = executor.driver();
-        let work = async { driver.query_opt(&driver.prepare_cached(self.sql).await?, params).await };
+        let connection = executor.connection();
+        let work = async {
+            match executor.statements().ready(connection, self, params).await? {
+                Ready::Kept(statement) => connection.query_opt(&statement, params).await,
+                Ready::Whole(typed) => connection.query_typed_opt(self.sql, &typed).await,
+            }
+        };
         executor.watch(work).await.map_err(|error| self.failed(error))
     }
 
     /// How many rows were changed.
     pub async fn execute(&self, executor: &impl Executor, params: Params<'_>) -> Result<u64, Error> {
-        let driver = executor.driver();
-        let work = async { driver.execute(&driver.prepare_cached(self.sql).await?, params).await };
+        let connection = executor.connection();
+        let work = async {
+            match executor.statements().ready(connection, self, params).await? {
+                Ready::Kept(statement) => connection.execute(&statement, params).await,
+                Ready::Whole(typed) => connection.execute_typed(self.sql, &typed).await,
+            }
+        };
         executor.watch(work).await.map_err(|error| self.failed(error))
     }
 

@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use reqwest::Method;
 use serde_json::{Value, json};
-use whatsnext::app::App;
+use whatsnext::{
+    access::{Grants, Key, KeyId, Role},
+    app::App,
+};
 
-use crate::support::{Server, TestDatabase};
+use crate::support::{Server, TestDatabase, make_key};
 
 /// What works without a key, now and when keys are checked.
 const OPEN: [&str; 4] = ["/", "/checkdb", "/livez", "/readyz"];
@@ -124,18 +128,50 @@ async fn the_pages_need_nothing_from_elsewhere() {
             let script = api.get(file).await;
             assert!(script.status == 200 && script.header("content-type").starts_with("text/javascript"), "{file}");
             let etag = script.header("etag").to_owned();
-            let again = api.send_with(reqwest::Method::GET, file, &[("if-none-match", &etag)], Vec::new()).await;
+            let again = api.send_with(Method::GET, file, &[("if-none-match", &etag)], Vec::new()).await;
             assert_eq!((again.status, again.text.as_str()), (304, ""), "{file}");
         }
     }
     assert_eq!(api.get("/openapi.json").await.expect(200)["openapi"], "3.0.3");
     server.stop().await;
+}
 
-    let closed = Server::start_with(&database, &[("docs", "off")]).await;
-    for path in ["/docs", "/redoc", "/openapi.json", "/docs/swagger-ui.js"] {
-        closed.api.get(path).await.problem(404);
+/// Every path of the documentation, with and without a trailing slash, for everybody who might ask.
+#[tokio::test]
+async fn the_documentation_is_for_whom_it_is_meant() {
+    const PATHS: [&str; 8] = [
+        "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+        "/docs/swagger-ui.js",
+        "/docs/swagger-ui.css",
+        "/redoc",
+        "/redoc/start.js",
+        "/redoc/redoc.js",
+    ];
+    let database = TestDatabase::new().await;
+    let reader = make_key(&database, Grants::All(Role::Reader)).await;
+    let wrong = Key::generate(KeyId::make());
+    // Without a key, with a wrong one, with one that may read.
+    for (docs, expected) in [("public", [200, 200, 200]), ("key", [401, 401, 200]), ("off", [404, 404, 404])] {
+        let flags = [("docs", docs), ("disable_auth", "false"), ("auth_failures_per_minute", "0")];
+        let server = Server::start_with(&database, &flags).await;
+        let callers = [server.api.clone(), server.api.with_key(wrong.expose()), server.api.with_key(reader.expose())];
+        for path in PATHS.into_iter().flat_map(|path| [path.to_owned(), format!("{path}/")]) {
+            for (caller, expected) in callers.iter().zip(expected) {
+                for method in [Method::GET, Method::HEAD] {
+                    let answer = caller.send(method.clone(), &path, None).await;
+                    assert_eq!(answer.status, expected, "docs={docs} {method} {path}");
+                    let policy = answer.header("content-security-policy");
+                    let is_strict =
+                        policy.starts_with("default-src 'none'; script-src 'self';") && policy.contains("frame-ancestors 'none'");
+                    assert_eq!(is_strict, expected == 200, "docs={docs} {path}: {policy}");
+                    assert!(!policy.contains("unsafe-eval") && !policy.contains("http") && !policy.contains('*'), "{policy}");
+                }
+            }
+        }
+        server.stop().await;
     }
-    closed.stop().await;
 }
 
 fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {

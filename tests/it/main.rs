@@ -4,10 +4,13 @@
 
 mod addresses;
 mod admission;
+mod balancers;
 mod bounds;
+mod browser;
 mod claims;
 mod classes;
 mod contract;
+mod cors;
 mod degraded;
 mod delivery;
 mod dev;
@@ -25,8 +28,10 @@ mod metrics;
 mod model;
 mod order;
 mod permissions;
+mod pooler;
 mod schema;
 mod stores;
+mod supervised;
 mod support;
 mod tls;
 mod tokens;

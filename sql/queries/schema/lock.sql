@@ -1,3 +1,3 @@
--- Waits until no other process migrates this database. Held until the connection closes.
+-- Is this the only process that migrates this database? If so, until the transaction ends, however long the migration takes meanwhile.
 -- $1 lock number
-select pg_advisory_lock($1)
+select pg_try_advisory_xact_lock($1) as alone, set_config('idle_in_transaction_session_timeout', '0', true)

@@ -51,7 +51,9 @@ impl TestDatabase {
         if made.is_none() {
             admin.batch_execute(&format!("drop database if exists {template} with (force)")).await.expect("an old template is dropped");
             admin.batch_execute(&format!("create database {template}")).await.expect("a template is created");
-            migrate::run(&settings_of(&template, &[]), migrate::Patience::default()).await.expect("the template is migrated");
+            // Directly: a template is one only as long as nobody is connected to it.
+            let direct = [("database_url", &*url_of(&template)), ("database_pooler", "none")];
+            migrate::run(&settings_of(&template, &direct), migrate::Patience::default()).await.expect("the template is migrated");
             admin.batch_execute(&format!("alter database {template} is_template true")).await.expect("it becomes a template");
         }
         admin.query_one("select pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.expect("the lock is given back");
@@ -90,6 +92,11 @@ impl TestDatabase {
     /// Its URL.
     pub(crate) fn url(&self) -> String {
         url_of(&self.name)
+    }
+
+    /// What servers are told of it: with `WHATSNEXT_TEST_POOLER_URL` set, by way of the pooler there.
+    pub(crate) fn for_servers(&self) -> [(&'static str, String); 2] {
+        for_servers(&self.name)
     }
 
     /// A connection of the test's own.
@@ -162,20 +169,29 @@ impl Drop for TestDatabase {
 
 fn settings_of(name: &str, flags: &[(&str, &str)]) -> Settings {
     let own = [
-        ("database_url", url_of(name)),
         ("redis_url", store_url("WHATSNEXT_TEST_REDIS_URL")),
         ("redis_key_prefix", name.to_owned()),
         ("disable_auth", "true".to_owned()),
         ("rate_limit_per_minute", "0".to_owned()),
     ];
-    let flags = own.into_iter().chain(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    let flags = for_servers(name).into_iter().chain(own).chain(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
     let flags = flags.map(|(name, value)| (name.to_owned(), value)).collect();
     load(&Sources { flags, ..Sources::default() }).expect("the settings are sound").settings
 }
 
+fn for_servers(name: &str) -> [(&'static str, String); 2] {
+    match std::env::var("WHATSNEXT_TEST_POOLER_URL") {
+        Ok(pooler) => [("database_url", on_server(&pooler, name)), ("database_pooler", "transaction".to_owned())],
+        Err(_) => [("database_url", url_of(name)), ("database_pooler", "none".to_owned())],
+    }
+}
+
 fn url_of(name: &str) -> String {
-    let admin = store_url("WHATSNEXT_TEST_DATABASE_URL");
-    let (server, _) = admin.rsplit_once('/').expect("the URL ends with a database");
+    on_server(&store_url("WHATSNEXT_TEST_DATABASE_URL"), name)
+}
+
+fn on_server(url: &str, name: &str) -> String {
+    let (server, _) = url.rsplit_once('/').expect("the URL ends with a database");
     format!("{server}/{name}")
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod database;
 mod fleet;
 pub(crate) mod h2;
+mod https;
 mod keys;
 mod postgres;
 mod proxy;
@@ -27,6 +28,7 @@ pub(crate) use fleet::{
     Load, admitted, admitted_until, each_with, end_subscriptions, fleet, is_of_all, is_shared, send, until_they_know_each_other, within,
 };
 pub(crate) use h2::{Frame, H2};
+pub(crate) use https::{Connection, Https, Identity};
 pub(crate) use keys::{make_key, make_key_with};
 pub(crate) use proxy::Proxy;
 pub(crate) use server::{Process, Server, free_port, program};

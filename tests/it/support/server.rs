@@ -81,22 +81,26 @@ impl Process {
 
     /// Starts a server that does not answer who just asks (connections are to be announced, or speak TLS), and waits until it listens.
     pub(crate) async fn start_listening(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
-        let process = Self::spawn(database, environment);
+        let process = Self::spawn(free_port(), database, environment);
         eventually("a server listens", || async { TcpStream::connect(process.address()).await.is_ok() }).await;
         process
     }
 
     /// Starts a server with these variables in its environment and waits until it is ready.
     pub(crate) async fn start_with(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
-        let process = Self::spawn(database, environment);
+        Self::start_on(free_port(), database, environment).await
+    }
+
+    /// The same, on this port.
+    pub(crate) async fn start_on(port: u16, database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
+        let process = Self::spawn(port, database, environment);
         let api = &process.api;
         eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await.is_some_and(|status| status == 200) })
             .await;
         process
     }
 
-    fn spawn(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
-        let port = free_port();
+    fn spawn(port: u16, database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
         let mut command = program(database);
         command.arg("serve").env("PORT", port.to_string()).envs(environment.iter().copied());
         let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
@@ -119,6 +123,11 @@ impl Process {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), signal).expect("the process is there");
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is ours")
     }
 
     /// Waits for the end; returns how it ended and what it wrote to standard error.
@@ -147,7 +156,7 @@ pub(crate) fn program(database: &TestDatabase) -> Command {
     command
         .env_clear()
         .current_dir(std::env::temp_dir())
-        .env("DATABASE_URL", database.url())
+        .envs(database.for_servers().map(|(name, value)| (name.to_uppercase(), value)))
         .env("REDIS_URL", store_url("WHATSNEXT_TEST_REDIS_URL"))
         .env("REDIS_KEY_PREFIX", database.name())
         .env("DISABLE_AUTH", "true")

@@ -1,0 +1,102 @@
+//! What service managers and containers ask of the process.
+
+use std::{
+    io::{Read as _, Write as _},
+    process::Output,
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    net::UnixDatagram,
+    time::{Duration, timeout},
+};
+
+use crate::support::{Process, Server, TestDatabase, free_port, program};
+
+/// `Type=notify` and `WatchdogSec=`, as systemd's side of it.
+#[tokio::test]
+async fn the_service_manager_is_told_of_readiness_life_and_the_end() {
+    let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let told = async || {
+        let mut text = [0; 256];
+        let length = timeout(Duration::from_secs(10), manager.recv(&mut text)).await.expect("it tells something").unwrap();
+        String::from_utf8_lossy(&text[..length]).trim_end().to_owned()
+    };
+    let environment =
+        [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000"), ("DRAIN_DELAY_SECONDS", "1"), ("LOG_FILTER", "debug")];
+    let process = Process::start_with(&database, &environment).await;
+    assert_eq!(told().await, "READY=1");
+    for _ in 0..5 {
+        assert_eq!(told().await, "WATCHDOG=1");
+    }
+    process.signal(Signal::SIGTERM);
+    while told().await != "STOPPING=1" {}
+    for _ in 0..3 {
+        assert_eq!(told().await, "WATCHDOG=1", "it lives until it has stopped");
+    }
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{log}");
+}
+
+/// The health check of the container.
+#[tokio::test]
+async fn probe_says_whether_the_server_lives_and_is_ready() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("DRAIN_DELAY_SECONDS", "5")]).await;
+    let probe = |more: &'static [&'static str], host: &'static str, port: u16| {
+        let mut command = program(&database);
+        command.arg("probe").args(more).env("HOST", host).env("PORT", port.to_string());
+        async move { tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap() }
+    };
+    let said = |output: Output| (output.status.success(), String::from_utf8(output.stderr).unwrap());
+    let port = process.address().port();
+    assert_eq!(said(probe(&[], "0.0.0.0", port).await), (true, String::new()));
+    assert_eq!(said(probe(&["--ready"], "127.0.0.1", port).await), (true, String::new()));
+    process.signal(Signal::SIGTERM);
+    crate::support::eventually("/readyz answers 503", || async { process.api.try_get("/readyz").await == Some(503) }).await;
+    let (is_ready, why) = said(probe(&["--ready"], "127.0.0.1", port).await);
+    assert!(!is_ready && why.contains("/readyz at 127.0.0.1") && why.contains("says 503"), "{why}");
+    assert!(said(probe(&[], "127.0.0.1", port).await).0, "it lives until it has stopped");
+    let (lives, why) = said(probe(&[], "127.0.0.1", free_port()).await);
+    assert!(!lives && why.contains("nobody listens"), "{why}");
+}
+
+/// A proxy that keeps connections is told with each answer that a server which stops is to get no more requests over this one.
+#[tokio::test]
+async fn a_server_that_stops_closes_its_connections_one_by_one() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("DRAIN_DELAY_SECONDS", "3")]).await;
+    assert_eq!(process.api.get("/livez").await.header("connection"), "");
+    process.signal(Signal::SIGTERM);
+    crate::support::eventually("/readyz answers 503", || async { process.api.try_get("/readyz").await == Some(503) }).await;
+    for path in ["/livez", "/projects", "/nowhere"] {
+        assert_eq!(process.api.get(path).await.header("connection"), "close", "{path}");
+    }
+}
+
+/// A proxy that has just connected has perhaps sent a request already; it is answered, also if nobody has accepted the connection yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_connected_when_a_server_stops_is_still_answered() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    server.api.get("/livez").await.expect(200);
+    let mut connections: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(server.address).unwrap()).collect();
+    server.begin_stop();
+    for connection in &mut connections {
+        connection.write_all(b"POST /projects HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    }
+    let answers = tokio::task::spawn_blocking(move || {
+        let answer = |mut connection: std::net::TcpStream| {
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).map(|_| answer)
+        };
+        connections.into_iter().map(answer).collect::<Vec<_>>()
+    });
+    for answer in answers.await.unwrap() {
+        let answer = answer.expect("the connection is not reset").to_lowercase();
+        assert!(answer.starts_with("http/1.1 422"), "{answer}");
+    }
+    server.stop().await;
+}
