@@ -17,6 +17,7 @@ use crate::{
         projects,
     },
     redis::{self, Redis},
+    telemetry::audit::Audit,
 };
 
 /// Why a server cannot be built.
@@ -58,8 +59,15 @@ impl App {
         let jobs = jobs::Store::new(database.clone(), policy(&settings), bells);
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
-        let state = api::State { database, redis, gate, jobs, claims, draining, tasks };
+        let state = api::State { database, redis, gate, audit: Audit::default(), jobs, claims, draining, tasks };
         Ok(Self { settings, state, wire, closing })
+    }
+
+    /// The same with an audit log.
+    #[must_use]
+    pub fn audited_by(mut self, audit: Audit) -> Self {
+        self.state.audit = audit;
+        self
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -125,6 +133,7 @@ impl App {
             tokio::select! {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
+                () = state.audit.tend() => {}
                 () = sweeper.run() => {}
                 () = wire.run() => {}
                 () = served => {}

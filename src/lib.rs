@@ -13,7 +13,7 @@
 //! | [`access`] | who may do what: keys, permissions, where a request comes from |
 //! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations; clusters, sentinels, a breaker |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`] | logs, the audit log |
 //! | [`config`] | settings: plain data |
 //!
 //! # The import rule

@@ -2,7 +2,7 @@
 //!
 //! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log.
 
-use std::{io, panic::AssertUnwindSafe, pin::pin, time::Duration};
+use std::{io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -26,6 +26,10 @@ use super::{
 
 /// The header that carries a request's id in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id, as requests carry it inside.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) Arc<str>);
 
 /// What the body extractor needs to say that a body was too slow, before the whole request is given up.
 const GRACE: Duration = Duration::from_millis(500);
@@ -62,6 +66,7 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
         let deadline = Deadline::after(self.timeout);
         request.set_data(deadline.clone());
         request.set_data(self.limits);
+        request.set_data(RequestId(id.as_str().into()));
         let share = self.budget.share();
         request.set_data(share.clone());
         let result = match check_target(&request) {

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod attempts;
+mod audit;
 mod budget;
 pub mod clients;
 mod delivery;
@@ -35,6 +36,7 @@ use crate::{
     postgres::Database,
     queue,
     redis::Redis,
+    telemetry::audit::Audit,
 };
 
 use routes::Need;
@@ -73,6 +75,8 @@ pub struct State {
     pub redis: Redis,
     /// Who comes in.
     pub gate: Gate,
+    /// What is kept of who did what.
+    pub audit: Audit,
     /// The jobs.
     pub jobs: queue::jobs::Store,
     /// Who claims them.
@@ -85,7 +89,7 @@ pub struct State {
 
 /// All operations. There is one list of them: here.
 fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
-    let State { database, redis, gate, jobs, claims, draining, tasks } = state.clone();
+    let State { database, redis, gate, jobs, claims, draining, tasks, .. } = state.clone();
     let (batch_limit, lease_seconds) = (settings.batch_limit_jobs, settings.lease_seconds);
     let projects = queue::projects::Store::new(database.clone());
     let clients = queue::clients::Store::new(database.clone());
@@ -105,12 +109,13 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
 /// The whole API as one endpoint, which answers everything and fails with nothing.
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
     let api = || operations(settings, state);
-    let route = routes::routes(api(), &state.gate);
+    let guards = routes::Guards { gate: state.gate.clone(), audit: state.audit.clone() };
+    let route = routes::routes(api(), &guards);
     let readers = Need::any_of([Scope::Read]);
     let route = match settings.docs {
         Docs::Off => route,
-        Docs::Public => docs::add_to(route, &state.gate, None, &document::document(api())),
-        Docs::Key => docs::add_to(route, &state.gate, Some(&readers), &document::document(api())),
+        Docs::Public => docs::add_to(route, &guards, None, &document::document(api())),
+        Docs::Key => docs::add_to(route, &guards, Some(&readers), &document::document(api())),
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
     edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())

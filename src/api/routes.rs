@@ -12,13 +12,24 @@ use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 use super::{
     Error,
     admission::{Class, Gate, Principal},
+    audit::{Audited, Entry},
     document,
     extract::{FromText as _, PathNames, Scope},
 };
+use crate::telemetry::audit::Audit;
 
 /// The path that a request matched, as in the document. Found on answers and errors, for the log.
 #[derive(Debug, Clone)]
 pub struct MatchedPath(pub Arc<str>);
+
+/// What stands before every operation.
+#[derive(Clone)]
+pub struct Guards {
+    /// Lets requests in.
+    pub gate: Gate,
+    /// Keeps who did what.
+    pub audit: Audit,
+}
 
 /// What a request must be allowed to do before it gets to an operation.
 #[derive(Debug, Clone)]
@@ -55,6 +66,8 @@ pub struct Operation {
     pub need: Option<Need>,
     /// What it is counted as.
     pub class: Class,
+    /// How it stands in the audit log; not at all if it changes nothing.
+    pub(super) audited: Option<Audited>,
 }
 
 /// What an operation is counted as.
@@ -66,7 +79,7 @@ fn class_of(path: &str, method: &Method) -> Class {
 /// All methods of one path.
 pub struct Resource {
     methods: Vec<(Method, Operation)>,
-    gate: Gate,
+    guards: Guards,
     /// Whether GET changes nothing, so that HEAD may be answered by it.
     get_is_safe: bool,
     allow: HeaderValue,
@@ -76,7 +89,7 @@ pub struct Resource {
 
 impl Resource {
     /// The resource at `path` (as the document writes it) that takes these methods.
-    pub fn new(path: &str, gate: Gate, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
+    pub fn new(path: &str, guards: Guards, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
         let mut allowed: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if get_is_safe && allowed.contains(&"GET") {
             allowed.push("HEAD");
@@ -85,7 +98,7 @@ impl Resource {
         allowed.sort_unstable();
         let allow = HeaderValue::from_str(&allowed.join(", ")).expect("methods are ASCII");
         let names = path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
-        Self { methods, gate, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
+        Self { methods, guards, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
     }
 
     /// Adds it to the route table, with and without a trailing slash.
@@ -105,7 +118,7 @@ impl Resource {
         request.set_data(self.names.clone());
         match self.operation(request.method()) {
             Some(Operation { endpoint, need: None, .. }) => endpoint.call(request).await,
-            Some(Operation { endpoint, need: Some(need), class }) => self.admit(request, endpoint, need, *class).await,
+            Some(operation @ Operation { need: Some(need), .. }) => self.admit(request, operation, need).await,
             None if request.method() == Method::OPTIONS => {
                 Ok(StatusCode::NO_CONTENT.with_header(header::ALLOW, self.allow.clone()).into_response())
             }
@@ -119,16 +132,29 @@ impl Resource {
 
 impl Resource {
     /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
-    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need, class: Class) -> Result<Response> {
-        let pass = self.gate.admit(&request, class).await?;
+    async fn admit(&self, mut request: Request, operation: &Operation, need: &Need) -> Result<Response> {
+        let Guards { gate, audit } = &self.guards;
+        if audit.has_stopped() {
+            return Err(Error::unavailable("The audit log cannot be written, and nothing is done without it.").into());
+        }
+        let mut entry = Entry::new(audit, operation.audited.as_ref(), &self.path.0);
+        let pass = match gate.admit(&request, operation.class).await {
+            Ok(pass) => pass,
+            Err(error) => {
+                entry.refused(gate, &request, error.status());
+                return Err(error.into());
+            }
+        };
+        entry.came_in(gate, &request, &self.names, &pass.principal);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
             Ok(()) => {
                 request.set_data(pass.principal);
-                endpoint.call(request).await
+                operation.endpoint.call(request).await
             }
             Err(error) => Err(error.into()),
         };
+        entry.answered(&answer);
         match answer {
             Ok(mut response) => {
                 response.headers_mut().extend(headers);
@@ -159,7 +185,7 @@ impl Endpoint for Resource {
 }
 
 /// The route table of an API.
-pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
+pub fn routes<T: OpenApi>(api: T, guards: &Guards) -> Route {
     let mut endpoints = HashMap::new();
     api.add_routes(&mut endpoints);
     let mut by_path: HashMap<String, HashMap<Method, BoxEndpoint<'static>>> = endpoints;
@@ -171,10 +197,15 @@ pub fn routes<T: OpenApi>(api: T, gate: &Gate) -> Route {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
             Some((
                 operation.method.clone(),
-                Operation { endpoint, need: Need::of(operation), class: class_of(&meta.path, &operation.method) },
+                Operation {
+                    endpoint,
+                    need: Need::of(operation),
+                    class: class_of(&meta.path, &operation.method),
+                    audited: Audited::of(operation),
+                },
             ))
         });
-        Resource::new(&meta.path, gate.clone(), methods.collect(), get_is_safe).add_to(route)
+        Resource::new(&meta.path, guards.clone(), methods.collect(), get_is_safe).add_to(route)
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod dev;
 mod keys;
 mod limits;
@@ -34,6 +35,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Add and change users, whose keys there are.
     Users(users::Arguments),
+    /// Look whether an audit log is whole.
+    Audit(audit::Arguments),
     /// Print the OpenAPI document.
     Openapi,
     /// Run WhatsNext with a PostgreSQL and a Redis of its own, to try it and to work on it.
@@ -83,6 +86,7 @@ fn run_command(command: Command) -> anyhow::Result<()> {
         Command::Migrate(arguments) => runtime()?.block_on(migrate::run(&arguments)),
         Command::Keys(arguments) => runtime()?.block_on(keys::run(&arguments)),
         Command::Users(arguments) => runtime()?.block_on(users::run(&arguments)),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Openapi => runtime()?.block_on(async { openapi::run() }),
         Command::Dev(arguments) => runtime()?.block_on(dev::run(&arguments)),
         Command::Tether(arguments) => dev::tether::run(&arguments),

@@ -1,6 +1,6 @@
 //! `whatsnext serve`
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,8 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::ConfigArguments;
 use crate::{
     app::App,
-    config::{Effective, warnings},
-    http, telemetry,
+    config::{Effective, Settings, warnings},
+    http,
+    telemetry::{
+        self,
+        audit::{Audit, Category, Event, Kind, Outcome, STARTED, STOPPED},
+    },
 };
 
 #[derive(Debug, Args)]
@@ -44,19 +48,49 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     settings.refuse_unsafe()?;
+    let audit = Audit::open(&settings)?;
+    let ended = serve(settings, &audit).await;
+    let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
+    audit.record(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome));
+    audit.close().await;
+    log_head(&audit);
+    ended
+}
 
+/// Runs a server until it is told to stop.
+async fn serve(settings: Settings, audit: &Audit) -> anyhow::Result<()> {
     super::limits::raise_descriptor_limit();
     let stop = stop_on_signal()?;
-    let app = App::build(settings.clone())?;
+    let app = App::build(settings.clone())?.audited_by(audit.clone());
     app.verify_schema().await?;
     if !settings.disable_auth && settings.api_keys.expose_secret().is_empty() && !app.has_keys().await? {
         tracing::warn!("there is no key, so every request is refused: make one with `whatsnext keys create --name NAME --role admin`");
     }
     let listener = http::listen(&settings.host, settings.port, settings.reuse_port).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
-    app.run(listener, stop).await;
+    audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
+    log_head(audit);
+    let stopped = async {
+        audit.stopped().await;
+        stop.cancel();
+    };
+    tokio::pin!(stopped);
+    let run = app.run(listener, stop.clone());
+    tokio::pin!(run);
+    tokio::select! {
+        () = &mut run => {}
+        () = stopped => run.await,
+    }
+    ensure!(!audit.has_stopped(), "lines of the audit log were lost, and audit_failure is stop");
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Leaves in the log what the audit log must have at least, for `whatsnext audit verify --known`.
+fn log_head(audit: &Audit) {
+    if let Some(head) = audit.head() {
+        tracing::info!(%head, "the audit log goes on from this line");
+    }
 }
 
 /// Cancelled by SIGTERM, and by Ctrl-C.

@@ -103,6 +103,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         settings.allow_plaintext && !is_loopback(&settings.host),
         "allow_plaintext=true: nothing but a proxy in front protects what is sent",
     );
+    warn(settings.audit_log_dir.as_os_str().is_empty(), "audit_log_dir is empty: nobody will be able to say who did what");
     warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
     warn(
         settings.database_tls != DatabaseTls::VerifyFull && settings.database_is_remote(),

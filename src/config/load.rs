@@ -13,7 +13,7 @@ use super::Settings;
 const DEFAULTS: &str = include_str!("../../deploy/config/default.toml");
 
 /// Settings that must never be shown. Each can come from a file named by `NAME_file` instead.
-const SECRETS: [&str; 4] = ["database_password", "database_url", "redis_url", "api_keys"];
+const SECRETS: [&str; 5] = ["database_password", "database_url", "redis_url", "api_keys", "audit_key"];
 
 /// The sources besides the embedded defaults, weakest first.
 #[derive(Debug, Default)]

@@ -74,6 +74,9 @@ pub struct Settings {
 
     pub log_format: LogFormat,
     pub log_filter: String,
+    pub audit_log_dir: PathBuf,
+    pub audit_failure: AuditFailure,
+    pub audit_key: SecretString,
 }
 
 /// How the connection to PostgreSQL is protected.
@@ -133,6 +136,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What is done when a line of the audit log is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditFailure {
+    /// The service goes on, and the lines that are lost are counted.
+    Continue,
+    /// Nobody comes in any more, and the server ends.
+    Stop,
 }
 
 impl Settings {

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admission;
+mod audit;
 mod bounds;
 mod claims;
 mod classes;

@@ -24,6 +24,7 @@ mod principal;
 mod token;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,7 +42,7 @@ pub use principal::{Principal, Who};
 use super::Error;
 use crate::{
     access::{
-        self, ClientAddress, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Token, Tokens, TrustedProxies, Verifier,
+        self, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Token, Tokens, TrustedProxies, Verifier,
         address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
@@ -176,6 +177,16 @@ impl Gate {
         &self.0.tokens
     }
 
+    /// Where a request comes from.
+    pub fn address(&self, request: &Request) -> IpAddr {
+        self.0.address(request)
+    }
+
+    /// The id of the key that a request presents, whether it is that key or not.
+    pub fn claimed(request: &Request) -> Option<KeyId> {
+        credentials::presented(request.headers()).ok()??.and_then(|text| Key::parse(&text).ok()).map(|key| key.id())
+    }
+
     /// How a key's window stands, with nothing taken.
     ///
     /// # Errors
@@ -246,7 +257,7 @@ impl Gate {
     /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
     pub async fn admit(&self, request: &Request, class: Class) -> Result<Pass, Error> {
         let inner = &*self.0;
-        let arrival = Arrival { address: inner.address(request), class };
+        let arrival = Arrival { address: inner.address(request).into(), class };
         if inner.is_open {
             return inner.anybody(arrival).await;
         }
@@ -267,11 +278,11 @@ impl Gate {
 }
 
 impl Inner {
-    fn address(&self, request: &Request) -> ClientAddress {
+    fn address(&self, request: &Request) -> IpAddr {
         let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
-        let Some(header) = self.forwarded.header() else { return peer.into() };
+        let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
         let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
-        self.proxies.client(peer, self.forwarded, lines).into()
+        self.proxies.client(peer, self.forwarded, lines)
     }
 
     /// Whoever comes without a key, of which only the address is known.
