@@ -1,5 +1,7 @@
 //! The server put together: [`App::build`] from settings, [`App::run`] on a listener that was bound outside, until it is told to stop.
 
+mod reload;
+
 use std::time::Duration;
 
 use tokio::{net::TcpListener, time::sleep};
@@ -19,6 +21,8 @@ use crate::{
     redis::{self, Redis},
     telemetry::audit::Audit,
 };
+
+pub use reload::{Reload, Reloaded};
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,25 @@ impl App {
     pub fn audited_by(mut self, audit: Audit) -> Self {
         self.state.audit = audit;
         self
+    }
+
+    /// What of it takes new settings while it runs: which stores, with which passwords, and the keys of the configuration.
+    pub fn reload(&self) -> Reload {
+        let api::State { database, redis, gate, .. } = self.state.clone();
+        let take_over = gate.clone();
+        Reload::default()
+            .with("the database", move |settings| {
+                let database = database.clone();
+                async move { Ok(database.reload(&settings).await?) }
+            })
+            .with("Redis", move |settings| {
+                let (redis, gate) = (redis.clone(), take_over.clone());
+                async move { Ok(redis.reload(&settings, || gate.take_over()).await?) }
+            })
+            .with("api_keys", move |settings| {
+                gate.set_configured(&settings.api_keys);
+                std::future::ready(Ok(()))
+            })
     }
 
     /// Whether the database has the schema that this server was made for.

@@ -12,10 +12,10 @@ mod users;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Effective, Sources, load};
+use crate::config::{Effective, Sources, is_secret, load};
 
 /// A job queue that labs, private clouds and research clusters run for themselves.
 #[derive(Debug, Parser)]
@@ -58,8 +58,19 @@ struct ConfigArguments {
 
 impl ConfigArguments {
     fn load(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Effective> {
+        Ok(load(&self.sources(more)?)?)
+    }
+
+    /// What to load, now and whenever it may have changed.
+    fn sources(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Sources> {
+        for (name, value) in &self.settings {
+            ensure!(
+                !is_secret(name, value),
+                "everybody on this machine can read the command line, and `{name}` is a secret: set it in the environment, or {name}_file"
+            );
+        }
         let flags = self.settings.iter().cloned().chain(more).collect();
-        Ok(load(&Sources::of_process(self.config.clone(), flags))?)
+        Ok(Sources::of_process(self.config.clone(), flags))
     }
 }
 

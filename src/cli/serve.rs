@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConfigArguments;
 use crate::{
-    app::App,
-    config::{Effective, Settings, warnings},
+    app::{App, Reloaded},
+    config::{Effective, Settings, Sources, load, warnings},
     http,
     telemetry::{
         self,
@@ -35,7 +35,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let host = arguments.host.clone().map(|host| ("host".to_owned(), host));
     let port = arguments.port.map(|port| ("port".to_owned(), port.to_string()));
-    let effective = arguments.config.load(host.into_iter().chain(port))?;
+    let sources = arguments.config.sources(host.into_iter().chain(port))?;
+    let effective = load(&sources)?;
     if arguments.check {
         return check(&effective);
     }
@@ -49,7 +50,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     settings.refuse_unsafe()?;
     let audit = Audit::open(&settings)?;
-    let ended = serve(settings, &audit).await;
+    let ended = serve(settings, &sources, &audit).await;
     let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
     audit.record(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome));
     audit.close().await;
@@ -58,9 +59,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Runs a server until it is told to stop.
-async fn serve(settings: Settings, audit: &Audit) -> anyhow::Result<()> {
+async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::Result<()> {
     super::limits::raise_descriptor_limit();
     let stop = stop_on_signal()?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let app = App::build(settings.clone())?.audited_by(audit.clone());
     app.verify_schema().await?;
     if !settings.disable_auth && settings.api_keys.expose_secret().is_empty() && !app.has_keys().await? {
@@ -70,16 +72,23 @@ async fn serve(settings: Settings, audit: &Audit) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
     log_head(audit);
-    let stopped = async {
+    let reload = app.reload();
+    let reloads = reload.run(
+        async || hang_up.recv().await,
+        || load(sources).map(|effective| effective.settings),
+        |reloaded| {
+            let outcome = if reloaded == Reloaded::All { Outcome::Success } else { Outcome::Failure };
+            audit.record(&Event::of_process("reload_settings", Category::Configuration, Kind::Change, outcome));
+        },
+    );
+    let stops = async {
         audit.stopped().await;
         stop.cancel();
+        std::future::pending().await
     };
-    tokio::pin!(stopped);
-    let run = app.run(listener, stop.clone());
-    tokio::pin!(run);
     tokio::select! {
-        () = &mut run => {}
-        () = stopped => run.await,
+        () = app.run(listener, stop.clone()) => {}
+        ((), ()) = async { tokio::join!(reloads, stops) } => {}
     }
     ensure!(!audit.has_stopped(), "lines of the audit log were lost, and audit_failure is stop");
     tracing::info!("stopped");

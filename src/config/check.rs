@@ -85,7 +85,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
     warn(settings.disable_auth, "disable_auth=true: everybody who reaches this port may read, change and delete everything");
     warn(
         !settings.api_keys.expose_secret().is_empty(),
-        "api_keys is set: such keys may do everything, and to change them takes a restart. Make keys with `whatsnext keys create --name NAME \
+        "api_keys is set: such keys may do everything, and each server has to be told of changes. Make keys with `whatsnext keys create --name NAME \
          --role admin` instead",
     );
     warn(settings.rate_limit_per_minute == 0, "rate_limit_per_minute=0: nothing limits how many requests a key or an address may send");

@@ -154,6 +154,11 @@ impl fmt::Display for Effective {
     }
 }
 
+/// Whether a setting's value must not be seen by others. A URL without a password is none.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    SECRETS.contains(&name) && masked(name, value) != value
+}
+
 /// A URL keeps what an operator needs to recognise it; anything else is hidden whole.
 fn masked(name: &str, value: &str) -> String {
     const MASK: &str = "********";
@@ -361,6 +366,13 @@ mod tests {
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("db:5432/whatsnext") && shown.contains("cache:6379"), "{shown}");
         assert!(!format!("{:?}", loaded.settings).contains("canary"));
+    }
+
+    #[test]
+    fn a_url_without_a_password_is_no_secret() {
+        assert!(is_secret("database_password", "x") && is_secret("api_keys", "x") && is_secret("audit_key", "x"));
+        assert!(is_secret("redis_url", "redis://:x@cache/0") && is_secret("database_url", "postgres://u:x@db/whatsnext"));
+        assert!(!is_secret("redis_url", "redis://cache:6379/0") && !is_secret("port", "1") && !is_secret("database_password", ""));
     }
 
     #[test]

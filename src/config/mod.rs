@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use check::{Refusal, warnings};
-pub use load::{Effective, Error, Sources, load};
+pub use load::{Effective, Error, Sources, is_secret, load};
 
 /// Everything that can be set. Names, units and defaults are those of `deploy/config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]

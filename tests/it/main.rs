@@ -24,6 +24,7 @@ mod model;
 mod order;
 mod permissions;
 mod schema;
+mod secrets;
 mod stores;
 mod support;
 mod tokens;

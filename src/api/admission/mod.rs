@@ -25,7 +25,7 @@ mod token;
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
 
@@ -34,6 +34,7 @@ use poem::{
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use quick_cache::sync::Cache;
+use secrecy::SecretString;
 use tokio::{sync::Semaphore, time::sleep};
 
 pub use class::Class;
@@ -84,7 +85,7 @@ struct Inner {
     is_open: bool,
     limits: ClassLimits,
     failures: u32,
-    configured: ConfiguredKeys,
+    configured: RwLock<ConfiguredKeys>,
     keys: Keys,
     tokens: Tokens,
     verifier: Verifier,
@@ -140,7 +141,7 @@ impl Gate {
             is_open: settings.disable_auth,
             limits: ClassLimits { api: settings.rate_limit_per_minute, report: settings.report_limit_per_minute },
             failures: settings.auth_failures_per_minute,
-            configured: ConfiguredKeys::new(&settings.api_keys),
+            configured: RwLock::new(ConfiguredKeys::new(&settings.api_keys)),
             keys: Keys::new(Store::new(database), redis.clone()),
             tokens: Tokens::new(redis.clone()),
             verifier: Verifier::new(runs, WAITING),
@@ -152,6 +153,11 @@ impl Gate {
             issued: Issued::default(),
             hearings: Semaphore::new(HEARINGS),
         })))
+    }
+
+    /// Takes other keys of the configuration in place of those there were.
+    pub fn set_configured(&self, list: &SecretString) {
+        *self.0.configured.write().unwrap_or_else(PoisonError::into_inner) = ConfiguredKeys::new(list);
     }
 
     /// The proxies that announce connections before the first request of each (PROXY protocol): nobody, if they tell in another way.
@@ -270,7 +276,7 @@ impl Gate {
             Some(Some(text)) => match (Key::parse(&text), Token::parse(&text)) {
                 (Ok(key), _) => inner.with_key(&key, arrival).await,
                 (Err(_), Ok(token)) => inner.with_token(&token, arrival).await,
-                (Err(_), Err(_)) if inner.configured.is_empty() => Err(unauthorized()),
+                (Err(_), Err(_)) if inner.configured().is_empty() => Err(unauthorized()),
                 (Err(_), Err(_)) => inner.with_configured(&text, arrival).await,
             },
         }
@@ -278,6 +284,10 @@ impl Gate {
 }
 
 impl Inner {
+    fn configured(&self) -> RwLockReadGuard<'_, ConfiguredKeys> {
+        self.configured.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn address(&self, request: &Request) -> IpAddr {
         let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
         let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
@@ -321,7 +331,8 @@ impl Inner {
     async fn with_configured(&self, text: &str, arrival: Arrival) -> Result<Pass, Error> {
         let windows = [window("failures", self.failures, 0, false)];
         self.of_address(arrival, "verify", &windows).await?;
-        let Some(position) = self.configured.position(text) else { return Err(self.failed(arrival).await) };
+        let position = self.configured().position(text);
+        let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
         let told = self.without_record(&format!("c:{position}"), arrival.class.name(), &windows).await?;
         Ok(Pass { principal: Principal::configured(), told })
