@@ -14,9 +14,10 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 use super::{
+    State,
     admission::Class,
     edge::Bulk,
-    routes::{Guards, Need, Operation, Resource},
+    routes::{Need, Operation, Resource},
 };
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
@@ -69,8 +70,8 @@ fn between(text: &str, start: &str, end: &str) -> Bytes {
 }
 
 /// Adds the documentation to a route table. Reading it needs what is said, or nothing.
-pub fn add_to(route: Route, guards: &Guards, need: Option<&Need>, document: &serde_json::Value) -> Route {
-    let file = |route, path: &str, media_type, content: Content| file(route, guards, need, path, media_type, content);
+pub fn add_to(route: Route, state: &State, need: Option<&Need>, document: &serde_json::Value) -> Route {
+    let file = |route, path: &str, media_type, content: Content| file(route, state, need, path, media_type, content);
     let document = Bytes::from(serde_json::to_vec(document).expect("a document is JSON"));
     let route = file(route, "/openapi.json", "application/json", Box::new(move || document.clone()));
     let route = file(route, "/docs", "text/html; charset=utf-8", Box::new(|| Bytes::from_static(DOCS_PAGE.as_bytes())));
@@ -84,7 +85,7 @@ pub fn add_to(route: Route, guards: &Guards, need: Option<&Need>, document: &ser
 
 type Content = Box<dyn Fn() -> Bytes + Send + Sync>;
 
-fn file(route: Route, guards: &Guards, need: Option<&Need>, path: &str, media_type: &'static str, content: Content) -> Route {
+fn file(route: Route, state: &State, need: Option<&Need>, path: &str, media_type: &'static str, content: Content) -> Route {
     let etag = OnceLock::new();
     let endpoint = make_sync(move |request: Request| {
         let content = content();
@@ -102,7 +103,7 @@ fn file(route: Route, guards: &Guards, need: Option<&Need>, path: &str, media_ty
         response
     });
     let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned(), class: Class::Api, audited: None };
-    Resource::new(path, guards.clone(), vec![(Method::GET, operation)], true).add_to(route)
+    Resource::new(path, state, vec![(Method::GET, operation)], true).add_to(route)
 }
 
 /// The files are the program's own, so any hash that differs with their content will do; this one is FNV-1a.

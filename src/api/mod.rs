@@ -109,13 +109,12 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
 /// The whole API as one endpoint, which answers everything and fails with nothing.
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
     let api = || operations(settings, state);
-    let guards = routes::Guards { gate: state.gate.clone(), audit: state.audit.clone() };
-    let route = routes::routes(api(), &guards);
+    let route = routes::routes(api(), state);
     let readers = Need::any_of([Scope::Read]);
     let route = match settings.docs {
         Docs::Off => route,
-        Docs::Public => docs::add_to(route, &guards, None, &document::document(api())),
-        Docs::Key => docs::add_to(route, &guards, Some(&readers), &document::document(api())),
+        Docs::Public => docs::add_to(route, state, None, &document::document(api())),
+        Docs::Key => docs::add_to(route, state, Some(&readers), &document::document(api())),
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
     edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())

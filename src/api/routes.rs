@@ -10,7 +10,7 @@ use poem::{
 use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
 use super::{
-    Error,
+    Error, State,
     admission::{Class, Gate, Principal},
     audit::{Audited, Entry},
     document,
@@ -21,15 +21,6 @@ use crate::telemetry::audit::Audit;
 /// The path that a request matched, as in the document. Found on answers and errors, for the log.
 #[derive(Debug, Clone)]
 pub struct MatchedPath(pub Arc<str>);
-
-/// What stands before every operation.
-#[derive(Clone)]
-pub struct Guards {
-    /// Lets requests in.
-    pub gate: Gate,
-    /// Keeps who did what.
-    pub audit: Audit,
-}
 
 /// What a request must be allowed to do before it gets to an operation.
 #[derive(Debug, Clone)]
@@ -79,7 +70,8 @@ fn class_of(path: &str, method: &Method) -> Class {
 /// All methods of one path.
 pub struct Resource {
     methods: Vec<(Method, Operation)>,
-    guards: Guards,
+    gate: Gate,
+    audit: Audit,
     /// Whether GET changes nothing, so that HEAD may be answered by it.
     get_is_safe: bool,
     allow: HeaderValue,
@@ -89,7 +81,7 @@ pub struct Resource {
 
 impl Resource {
     /// The resource at `path` (as the document writes it) that takes these methods.
-    pub fn new(path: &str, guards: Guards, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
+    pub fn new(path: &str, state: &State, methods: Vec<(Method, Operation)>, get_is_safe: bool) -> Self {
         let mut allowed: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if get_is_safe && allowed.contains(&"GET") {
             allowed.push("HEAD");
@@ -98,7 +90,8 @@ impl Resource {
         allowed.sort_unstable();
         let allow = HeaderValue::from_str(&allowed.join(", ")).expect("methods are ASCII");
         let names = path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
-        Self { methods, guards, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
+        let (gate, audit) = (state.gate.clone(), state.audit.clone());
+        Self { methods, gate, audit, get_is_safe, allow, path: MatchedPath(path.into()), names: PathNames(names) }
     }
 
     /// Adds it to the route table, with and without a trailing slash.
@@ -133,19 +126,18 @@ impl Resource {
 impl Resource {
     /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
     async fn admit(&self, mut request: Request, operation: &Operation, need: &Need) -> Result<Response> {
-        let Guards { gate, audit } = &self.guards;
-        if audit.has_stopped() {
+        if self.audit.has_stopped() {
             return Err(Error::unavailable("The audit log cannot be written, and nothing is done without it.").into());
         }
-        let mut entry = Entry::new(audit, operation.audited.as_ref(), &self.path.0);
-        let pass = match gate.admit(&request, operation.class).await {
+        let mut entry = Entry::new(&self.audit, operation.audited.as_ref(), &self.path.0);
+        let pass = match self.gate.admit(&request, operation.class).await {
             Ok(pass) => pass,
             Err(error) => {
-                entry.refused(gate, &request, error.status());
+                entry.refused(&self.gate, &request, error.status());
                 return Err(error.into());
             }
         };
-        entry.came_in(gate, &request, &self.names, &pass.principal);
+        entry.came_in(&self.gate, &request, &self.names, &pass.principal);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
             Ok(()) => {
@@ -185,7 +177,7 @@ impl Endpoint for Resource {
 }
 
 /// The route table of an API.
-pub fn routes<T: OpenApi>(api: T, guards: &Guards) -> Route {
+pub fn routes<T: OpenApi>(api: T, state: &State) -> Route {
     let mut endpoints = HashMap::new();
     api.add_routes(&mut endpoints);
     let mut by_path: HashMap<String, HashMap<Method, BoxEndpoint<'static>>> = endpoints;
@@ -205,7 +197,7 @@ pub fn routes<T: OpenApi>(api: T, guards: &Guards) -> Route {
                 },
             ))
         });
-        Resource::new(&meta.path, guards.clone(), methods.collect(), get_is_safe).add_to(route)
+        Resource::new(&meta.path, state, methods.collect(), get_is_safe).add_to(route)
     })
 }
 

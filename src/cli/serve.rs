@@ -54,8 +54,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
     audit.record(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome));
     audit.close().await;
-    log_head(&audit);
-    ended
+    if let Some(head) = audit.head() {
+        tracing::info!(%head, "the last line of the audit log");
+    }
+    ended?;
+    ensure!(!audit.has_stopped(), "lines of the audit log were lost, and audit_failure is stop");
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Runs a server until it is told to stop.
@@ -71,7 +76,6 @@ async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::
     let listener = http::listen(&settings.host, settings.port, settings.reuse_port).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
-    log_head(audit);
     let reload = app.reload();
     let reloads = reload.run(
         async || hang_up.recv().await,
@@ -90,16 +94,7 @@ async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::
         () = app.run(listener, stop.clone()) => {}
         ((), ()) = async { tokio::join!(reloads, stops) } => {}
     }
-    ensure!(!audit.has_stopped(), "lines of the audit log were lost, and audit_failure is stop");
-    tracing::info!("stopped");
     Ok(())
-}
-
-/// Leaves in the log what the audit log must have at least, for `whatsnext audit verify --known`.
-fn log_head(audit: &Audit) {
-    if let Some(head) = audit.head() {
-        tracing::info!(%head, "the audit log goes on from this line");
-    }
 }
 
 /// Cancelled by SIGTERM, and by Ctrl-C.

@@ -81,7 +81,8 @@ impl Writer {
         let name = last.filter(|last| last.date == today).unwrap_or(name);
         make_folder(&self.folder)?;
         let (file, length) = append_to(&name.in_folder(&self.folder))?;
-        tracing::debug!(chain = name.chain, line = place.head.line + 1, "a file of the audit log was opened");
+        // Whoever keeps the log elsewhere can tell by this whether what was there still is.
+        tracing::info!(head = %anchor(place), "the audit log goes on from this line");
         Ok(self.file.insert(Opened { file, name, length, is_torn: false }))
     }
 
@@ -111,9 +112,12 @@ impl Writer {
     fn advance(&mut self, head: Head) {
         let Some(place) = &mut self.place else { return };
         (place.head, place.torn_bytes) = (head, 0);
-        let anchor = Anchor { chain: place.chain.clone(), line: head.line, hash: hex(&head.hash) };
-        *self.tally.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
+        *self.tally.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor(place));
     }
+}
+
+fn anchor(place: &Place) -> Anchor {
+    Anchor { chain: place.chain.clone(), line: place.head.line, hash: hex(&place.head.hash) }
 }
 
 impl Opened {
