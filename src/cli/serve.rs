@@ -52,8 +52,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let audit = Audit::open(&settings)?;
     let ended = serve(settings, &sources, &audit).await;
     let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
-    audit.record(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome));
-    audit.close().await;
+    audit.close(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome)).await;
     if let Some(head) = audit.head() {
         tracing::info!(%head, "the last line of the audit log");
     }

@@ -182,7 +182,8 @@ impl Redis {
         let way = Arc::new(Way::to(settings.redis_url.expose_secret(), self.timeout)?);
         let found = self.find(&way).await?;
         self.shared.way.send_replace(way);
-        match found.has_forgotten {
+        // What was admitted without Redis must be charged there first.
+        match found.has_forgotten || self.link(false).is_none() {
             true => self.adopt(found, &take_over).await,
             false => self.set(found.into_line()),
         }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -13,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use whatsnext::access::{Grants, Key, KeyId, Role};
 
-use crate::support::{Process, TestDatabase, audit_lines, eventually, make_key, program};
+use crate::support::{Process, TestDatabase, audit_lines, eventually, make_key, program, waiting_for_locks};
 
 fn verify(folder: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whatsnext"));
@@ -71,12 +72,35 @@ async fn servers_share_a_folder_are_restarted_and_killed_and_the_log_stays_whole
     let cut: Vec<&str> = text.lines().collect();
     fs::write(&file, cut[..cut.len() - 1].join("\n") + "\n").unwrap();
     assert!(verify(folder.path(), &[]).0, "nothing else tells of it");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o007, 0, "the world cannot read it");
     let (is_whole, said) = verify(folder.path(), &["--known", &last]);
     assert!(!is_whole && said.contains("line 45 is known to have been there"), "{said}");
 
     fs::write(&file, text.replacen("\"create_project\"", "\"deleted_project\"", 1)).unwrap();
     let (is_whole, said) = verify(folder.path(), &[]);
     assert!(!is_whole && said.contains(&format!("{}:2: it is not as it was written", file.display())), "{said}");
+}
+
+/// Whatever its client does not wait for may be done all the same.
+#[tokio::test]
+async fn what_nobody_was_told_of_is_recorded_as_unknown() {
+    let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let process = Process::start_with(&database, &[("AUDIT_LOG_DIR", folder.path().to_str().unwrap())]).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("lock table projects in access exclusive mode").await.unwrap();
+    let api = process.api.clone();
+    let request = tokio::spawn(async move { api.post("/projects", json!({"name": "p"})).await });
+    let watcher = database.connect().await;
+    eventually("the request waits in the database", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    request.abort();
+    eventually("it is recorded", || async { count(&audit_lines(folder.path()), "create_project") == 1 }).await;
+    lock.rollback().await.unwrap();
+    process.terminate().await;
+    let lines = audit_lines(folder.path());
+    let line = lines.iter().find(|line| line["event.action"] == "create_project").unwrap();
+    assert_eq!((&line["event.outcome"], &line["http.response.status_code"]), (&json!("unknown"), &Value::Null), "{line}");
+    assert!(line["http.request.id"].is_string() && line["source.ip"] == "127.0.0.1", "{line}");
 }
 
 #[tokio::test]

@@ -216,9 +216,10 @@ impl Audit {
         }
     }
 
-    /// Writes what is still to be written and ends. Returns how many lines were lost.
-    pub async fn close(&self) -> u64 {
+    /// Writes what is still to be written, and this at last, and ends. Returns how many lines were lost.
+    pub async fn close(&self, last: &Event<'_>) -> u64 {
         self.tell_folded();
+        self.record(last);
         let Some(log) = &self.0 else { return 0 };
         let deadline = Instant::now() + LAST;
         let is_settled = || self.written() + self.lost() >= log.handed_over.load(Ordering::Relaxed);

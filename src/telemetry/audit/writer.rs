@@ -6,6 +6,8 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, atomic::Ordering},
+    thread::sleep,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -19,6 +21,9 @@ use super::{
 
 /// How many bytes are written together at most.
 const BATCH: usize = 256 * 1024;
+
+/// How long the first of them waits for others: to wake a thread and to write cost more than to make a line.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// Writes lines. What is wrong with the disk is counted and logged here, since nobody waits to be told.
 pub(super) struct Writer {
@@ -146,6 +151,9 @@ impl Opened {
 impl Write for Writer {
     /// Takes one event.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        if self.batch.is_empty() {
+            sleep(GATHERING);
+        }
         self.batch.push(event.to_vec());
         self.bytes += event.len();
         if self.bytes >= BATCH {
