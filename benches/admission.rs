@@ -1,5 +1,5 @@
 //! What coming in costs over HTTP: a GET with a key and a limit, beside a bare poem handler that makes the same Redis and PostgreSQL calls; and a flood
-//! over the limit, beside a bare handler that refuses.
+//! over the limit, beside a bare handler that gives the same answer to everybody.
 //!
 //! `deploy/bench.sh` starts PostgreSQL and Redis and runs it. The bare server is this program itself, in a process of its own. Load generator, servers,
 //! PostgreSQL and Redis share the machine, and both servers are measured in turns, so read the ratio.
@@ -60,8 +60,10 @@ async fn main() {
     let read = |key: &str| format!("GET /projects/1 HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\n\r\n");
     compare("read, with a key and a limit", (ours.address(), read(unlimited.expose())), (bare.address, read(unlimited.expose())), 200)
         .await;
-    let refused = "GET /refused HTTP/1.1\r\nhost: t\r\n\r\n".to_owned();
-    compare("flood over the limit", (ours.address(), read(limited.expose())), (bare.address, refused), 429).await;
+    let refused = |key| format!("GET /refused HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\n\r\n");
+    compare("flood over the limit", (ours.address(), read(limited.expose())), (bare.address, refused(limited.expose())), 429).await;
+    let short = "GET /short HTTP/1.1\r\nhost: t\r\n\r\n".to_owned();
+    compare("the same, beside 14 bytes", (ours.address(), read(limited.expose())), (bare.address, short), 429).await;
     println!("| resident memory with {CONNECTIONS} connections | {} MiB | | | ≤ 100 MiB |", ours.resident_bytes() / 1024 / 1024);
 }
 
@@ -113,8 +115,8 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
     loop {
         if let Some(head) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let text = std::str::from_utf8(&buffer[..head]).unwrap();
-            let length = text.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
-            if buffer.len() >= head + 4 + length.unwrap_or(0) {
+            let length = text.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next()).unwrap().parse::<usize>().unwrap();
+            if buffer.len() >= head + 4 + length {
                 return text.split(' ').nth(1).unwrap().parse().unwrap();
             }
         }
@@ -169,9 +171,26 @@ async fn bare(port: &str) {
         key: variable("BARE_KEY").into(),
         pool: Pool::builder(Manager::new(config, tokio_postgres::NoTls)).max_size(16).build().unwrap(),
     };
-    let refused = poem::endpoint::make_sync(|_| Response::builder().status(StatusCode::TOO_MANY_REQUESTS).body("{\"status\":429}"));
-    let routes = Route::new().at("/projects/:id", poem::get(project)).at("/refused", refused).data(stores);
+    let refused = poem::endpoint::make_sync(|_| refusal());
+    let short = poem::endpoint::make_sync(|_| Response::builder().status(StatusCode::TOO_MANY_REQUESTS).body("{\"status\":429}"));
+    let routes = Route::new().at("/projects/:id", poem::get(project)).at("/refused", refused).at("/short", short).data(stores);
     Server::new(TcpListener::bind(format!("127.0.0.1:{port}"))).run(routes).await.unwrap();
+}
+
+/// What whoever is over their limit is told, as WhatsNext words it.
+fn refusal() -> Response {
+    Response::builder()
+        .status(StatusCode::TOO_MANY_REQUESTS)
+        .content_type("application/problem+json")
+        .header("retry-after", 60)
+        .header("ratelimit-policy", "\"default\";q=1;w=60")
+        .header("ratelimit", "\"default\";r=0;t=60")
+        .header("x-request-id", "01a20e15-55a7-7126-bf47-2c8f78d80107")
+        .header("x-content-type-options", "nosniff")
+        .header("cache-control", "no-store")
+        .body(
+            r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Rate limit exceeded. Try again in 60 seconds.","request_id":"01a20e15-55a7-7126-bf47-2c8f78d80107"}"#,
+        )
 }
 
 #[poem::handler]

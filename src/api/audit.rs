@@ -6,8 +6,6 @@
 //!
 //! Of what was sent a line has the ids that servers gave out (numbers, and ids of keys) and the request's id; no other value.
 
-use std::{net::IpAddr, sync::Arc};
-
 use poem::{
     Request, Response, Result,
     http::{HeaderMap, Method, StatusCode, header},
@@ -17,10 +15,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Tag,
-    admission::{Gate, Principal, Who},
+    admission::{Arrival, Principal, Who},
     document,
-    edge::RequestId,
-    extract::PathNames,
+    extract::{Context, PathNames},
 };
 use crate::{
     access::KeyId,
@@ -61,8 +58,7 @@ pub(super) struct Entry<'a> {
 
 struct Open {
     principal: Principal,
-    address: IpAddr,
-    request_id: Arc<str>,
+    context: Context,
     method: Method,
     trace: Option<String>,
     target: Map<String, Value>,
@@ -75,28 +71,17 @@ impl<'a> Entry<'a> {
     }
 
     /// It was kept out.
-    pub(super) fn refused(&self, gate: &Gate, request: &Request, status: StatusCode) {
-        let Some(action) = refusal(status) else { return };
-        let address = gate.address(request);
-        self.audit.refuse(address, action, || Event {
-            claimed_key: Gate::claimed(request).map(|id| id.to_string()),
-            source: Some(address),
-            request_id: Some(&request_id(request).0),
-            method: Some(request.method().as_str()),
-            status: Some(status.as_u16()),
-            route: Some(self.route),
-            trace: trace(request.headers()),
-            ..Event::refusal(action)
-        });
+    pub(super) fn refused(&self, request: &Request, status: StatusCode) {
+        let context = Context::of(request);
+        refused(self.audit, request, context.arrival(), context.request_id(), Some(self.route), status);
     }
 
     /// It came in.
-    pub(super) fn came_in(&mut self, gate: &Gate, request: &Request, names: &PathNames, principal: &Principal) {
+    pub(super) fn came_in(&mut self, request: &Request, names: &PathNames, principal: &Principal) {
         let target = if self.audited.is_some() { target(request, names) } else { Map::new() };
         self.open = Some(Open {
             principal: principal.clone(),
-            address: gate.address(request),
-            request_id: request_id(request).0.clone(),
+            context: Context::of(request).clone(),
             method: request.method().clone(),
             trace: trace(request.headers()).map(ToOwned::to_owned),
             target,
@@ -111,7 +96,7 @@ impl<'a> Entry<'a> {
             Err(error) => error.status(),
         };
         if let Some(action) = refusal(status) {
-            return self.audit.refuse(open.address, action, || Event {
+            return self.audit.refuse(open.context.arrival().ip(), action, || Event {
                 status: Some(status.as_u16()),
                 ..open.event(Event::refusal(action), self.route)
             });
@@ -161,8 +146,8 @@ impl Open {
             user: Some(user),
             key,
             by_token: matches!(self.principal.who(), Who::Token { .. }),
-            source: Some(self.address),
-            request_id: Some(&self.request_id),
+            source: Some(self.context.arrival().ip()),
+            request_id: Some(self.context.request_id()),
             method: Some(self.method.as_str()),
             route: Some(route),
             trace: self.trace.as_deref(),
@@ -170,6 +155,21 @@ impl Open {
             ..event
         }
     }
+}
+
+/// Somebody was kept out, perhaps before it was known what from.
+pub(super) fn refused(audit: &Audit, request: &Request, arrival: &Arrival, request_id: &str, route: Option<&str>, status: StatusCode) {
+    let Some(action) = refusal(status) else { return };
+    audit.refuse(arrival.ip(), action, || Event {
+        claimed_key: arrival.claimed_key().map(|id| id.to_string()),
+        source: Some(arrival.ip()),
+        request_id: Some(request_id),
+        method: Some(request.method().as_str()),
+        status: Some(status.as_u16()),
+        route,
+        trace: trace(request.headers()),
+        ..Event::refusal(action)
+    });
 }
 
 /// What a status that keeps somebody out is called.
@@ -180,10 +180,6 @@ fn refusal(status: StatusCode) -> Option<&'static str> {
         StatusCode::TOO_MANY_REQUESTS => Some("limit_exceeded"),
         _ => None,
     }
-}
-
-fn request_id(request: &Request) -> &RequestId {
-    request.data().expect("the edge gives every request an id")
 }
 
 /// The ids that stand in a path, under the names that the document gives them.

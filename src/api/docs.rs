@@ -15,7 +15,6 @@ use poem_openapi::OpenApiService;
 
 use super::{
     State,
-    admission::Class,
     edge::Bulk,
     routes::{Need, Operation, Resource},
 };
@@ -69,26 +68,42 @@ fn between(text: &str, start: &str, end: &str) -> Bytes {
     Bytes::copy_from_slice(&text.as_bytes()[from..to])
 }
 
-/// Adds the documentation to a route table. Reading it needs what is said, or nothing.
-pub fn add_to(route: Route, state: &State, need: Option<&Need>, document: &serde_json::Value) -> Route {
-    let file = |route, path: &str, media_type, content: Content| file(route, state, need, path, media_type, content);
-    let document = Bytes::from(serde_json::to_vec(document).expect("a document is JSON"));
-    let route = file(route, "/openapi.json", "application/json", Box::new(move || document.clone()));
-    let route = file(route, "/docs", "text/html; charset=utf-8", Box::new(|| Bytes::from_static(DOCS_PAGE.as_bytes())));
-    let route = file(route, "/docs/start.js", "text/javascript", Box::new(|| Bytes::from_static(DOCS_START.as_bytes())));
-    let route = file(route, "/docs/swagger-ui.js", "text/javascript", Box::new(|| assets().swagger_script.clone()));
-    let route = file(route, "/docs/swagger-ui.css", "text/css", Box::new(|| assets().swagger_style.clone()));
-    let route = file(route, "/redoc", "text/html; charset=utf-8", Box::new(|| Bytes::from_static(REDOC_PAGE.as_bytes())));
-    let route = file(route, "/redoc/start.js", "text/javascript", Box::new(|| Bytes::from_static(REDOC_START.as_bytes())));
-    file(route, "/redoc/redoc.js", "text/javascript", Box::new(|| assets().redoc_script.clone()))
+struct File {
+    path: &'static str,
+    media_type: &'static str,
+    /// What is in it, which may be the document.
+    content: fn(document: &Bytes) -> Bytes,
 }
 
-type Content = Box<dyn Fn() -> Bytes + Send + Sync>;
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript";
 
-fn file(route: Route, state: &State, need: Option<&Need>, path: &str, media_type: &'static str, content: Content) -> Route {
+const FILES: [File; 8] = [
+    File { path: "/openapi.json", media_type: "application/json", content: Bytes::clone },
+    File { path: "/docs", media_type: HTML, content: |_| Bytes::from_static(DOCS_PAGE.as_bytes()) },
+    File { path: "/docs/start.js", media_type: SCRIPT, content: |_| Bytes::from_static(DOCS_START.as_bytes()) },
+    File { path: "/docs/swagger-ui.js", media_type: SCRIPT, content: |_| assets().swagger_script.clone() },
+    File { path: "/docs/swagger-ui.css", media_type: "text/css", content: |_| assets().swagger_style.clone() },
+    File { path: "/redoc", media_type: HTML, content: |_| Bytes::from_static(REDOC_PAGE.as_bytes()) },
+    File { path: "/redoc/start.js", media_type: SCRIPT, content: |_| Bytes::from_static(REDOC_START.as_bytes()) },
+    File { path: "/redoc/redoc.js", media_type: SCRIPT, content: |_| assets().redoc_script.clone() },
+];
+
+/// The paths of the documentation.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|file| file.path)
+}
+
+/// Adds the documentation to a route table. Reading it needs what is said, or nothing.
+pub fn add_to(route: Route, state: &State, need: Option<&Need>, document: &serde_json::Value) -> Route {
+    let document = Bytes::from(serde_json::to_vec(document).expect("a document is JSON"));
+    FILES.into_iter().fold(route, |route, file| add_file(route, state, need, file, document.clone()))
+}
+
+fn add_file(route: Route, state: &State, need: Option<&Need>, File { path, media_type, content }: File, document: Bytes) -> Route {
     let etag = OnceLock::new();
     let endpoint = make_sync(move |request: Request| {
-        let content = content();
+        let content = content(&document);
         let etag: &HeaderValue = etag.get_or_init(|| etag_of(&content));
         let unchanged = request.headers().get(header::IF_NONE_MATCH) == Some(etag);
         let response = Response::builder()
@@ -102,7 +117,7 @@ fn file(route: Route, state: &State, need: Option<&Need>, path: &str, media_type
         response.extensions_mut().insert(Bulk::Shared);
         response
     });
-    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned(), class: Class::Api, audited: None };
+    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned(), audited: None };
     Resource::new(path, state, vec![(Method::GET, operation)], true).add_to(route)
 }
 

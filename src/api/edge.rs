@@ -1,8 +1,9 @@
 //! The outermost layer: what every request goes through, whatever becomes of it.
 //!
-//! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log.
+//! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log. Who was
+//! over their limit a moment ago is refused before any of that costs anything.
 
-use std::{io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -18,18 +19,17 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Error, State,
+    admission::{Arrival, Gate},
+    audit,
     budget::{Budget, Share},
-    extract::{Deadline, Limits},
+    extract::{Context, Deadline, Limits},
     routes::MatchedPath,
 };
+use crate::telemetry::audit::Audit;
 
 /// The header that carries a request's id in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The request's id, as requests carry it inside.
-#[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) Arc<str>);
 
 /// What the body extractor needs to say that a body was too slow, before the whole request is given up.
 const GRACE: Duration = Duration::from_millis(500);
@@ -37,15 +37,30 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The outermost endpoint.
 pub struct Edge<E> {
     inner: E,
+    gate: Gate,
+    audit: Audit,
+    /// Paths that nobody is kept from.
+    open: HashSet<String>,
     limits: Limits,
     budget: Budget,
     timeout: Duration,
 }
 
 impl<E> Edge<E> {
-    /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget.
-    pub fn new(inner: E, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        Self { inner, limits, budget, timeout }
+    /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget. Nobody is kept from the paths that are
+    /// `open`.
+    pub fn new(inner: E, state: &State, open: HashSet<String>, limits: Limits, budget: Budget, timeout: Duration) -> Self {
+        let (gate, audit) = (state.gate.clone(), state.audit.clone());
+        Self { inner, gate, audit, open, limits, budget, timeout }
+    }
+
+    /// The refusal that a request would get anyway, if that is known already.
+    fn refusal(&self, request: &Request, arrival: &Arrival) -> Option<Error> {
+        let refusal = self.gate.refusal(arrival)?;
+        let path = request.uri().path();
+        let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+        let is_open = *request.method() == Method::OPTIONS || self.open.contains(path);
+        (!is_open).then_some(refusal)
     }
 }
 
@@ -53,36 +68,43 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let id = request_id(&request);
+        let header = request_id(&request);
+        let id = header.to_str().expect("ids are printable ASCII");
         let span = tracing::info_span!("request", id);
-        Ok(self.answer(request, id).instrument(span).await)
+        let mut line = Line::new(&request);
+        let arrival = self.gate.arrival(&request);
+        let response = match self.refusal(&request, &arrival) {
+            Some(refusal) => span.in_scope(|| {
+                line.finish(refusal.status(), None);
+                audit::refused(&self.audit, &request, &arrival, id, None, refusal.status());
+                refusal.into_response(id)
+            }),
+            // In a place of its own: what is not needed for a refusal is large to move.
+            None => Box::pin(self.answer(request, arrival, line, &header).instrument(span)).await,
+        };
+        Ok(finish(response, header))
     }
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, id: String) -> Response {
-        let mut line = Line::new(&request);
+    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line, id: &HeaderValue) -> Response {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let deadline = Deadline::after(self.timeout);
-        request.set_data(deadline.clone());
-        request.set_data(self.limits);
-        request.set_data(RequestId(id.as_str().into()));
-        let share = self.budget.share();
-        request.set_data(share.clone());
+        let context = Context::new(arrival, id.clone(), Deadline::after(self.timeout), self.limits, self.budget.share());
+        request.set_data(context.clone());
         let result = match check_target(&request) {
             Ok(()) => {
                 let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-                in_time(&deadline, answer).await
+                in_time(context.deadline(), answer).await
             }
             Err(error) => Ok(Ok(Err(error.into()))),
         };
         let (error, path) = match result {
             Ok(Ok(Ok(mut response))) => {
                 let path = response.extensions_mut().remove::<MatchedPath>();
-                match held(response, &share, is_safe) {
+                match held(response, context.share(), is_safe) {
                     Ok(response) => {
                         line.finish(response.status(), path);
-                        return finish(response, &id);
+                        return response;
                     }
                     Err(error) => (error, path),
                 }
@@ -95,7 +117,7 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
             Err(_) => (Error::unavailable("The server could not answer in time. Try again in a moment."), None),
         };
         line.finish(error.status(), path);
-        finish(error.into_response(&id), &id)
+        error.into_response(context.request_id())
     }
 }
 
@@ -161,18 +183,23 @@ fn check_target(request: &Request) -> Result<(), Error> {
 }
 
 /// The caller's id for the request if it is one (at most 128 printable ASCII characters), or a new one.
-fn request_id(request: &Request) -> String {
-    let given = request.headers().get(&REQUEST_ID).map(HeaderValue::as_bytes).unwrap_or_default();
-    let usable = (1..=128).contains(&given.len()) && given.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
-    match std::str::from_utf8(given) {
-        Ok(given) if usable => given.to_owned(),
-        _ => Uuid::now_v7().to_string(),
+fn request_id(request: &Request) -> HeaderValue {
+    let is_usable = |given: &&HeaderValue| {
+        let given = given.as_bytes();
+        (1..=128).contains(&given.len()) && given.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ')
+    };
+    match request.headers().get(&REQUEST_ID).filter(is_usable) {
+        Some(given) => given.clone(),
+        None => {
+            let mut text = Uuid::encode_buffer();
+            HeaderValue::from_str(Uuid::now_v7().hyphenated().encode_lower(&mut text)).expect("a UUID is ASCII")
+        }
     }
 }
 
-fn finish(mut response: Response, id: &str) -> Response {
+fn finish(mut response: Response, id: HeaderValue) -> Response {
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("ids are printable ASCII"));
+    headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
@@ -185,14 +212,14 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 /// The request's line in the log. Written also when the client goes away and the request is dropped.
 struct Line {
-    method: String,
+    method: Method,
     start: Instant,
     written: bool,
 }
 
 impl Line {
     fn new(request: &Request) -> Self {
-        Self { method: request.method().to_string(), start: Instant::now(), written: false }
+        Self { method: request.method().clone(), start: Instant::now(), written: false }
     }
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
@@ -200,7 +227,7 @@ impl Line {
         // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
         let route = path.as_ref().map_or("-", |path| &*path.0);
         let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
-        tracing::info!(method = self.method, route, status = status.as_u16(), duration_ms, "answered");
+        tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
     }
 }
 
@@ -208,7 +235,7 @@ impl Drop for Line {
     fn drop(&mut self) {
         if !self.written {
             let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
-            tracing::info!(method = self.method, duration_ms, "the client went away");
+            tracing::info!(method = self.method.as_str(), duration_ms, "the client went away");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! An [`Error`] has two messages: `detail` is for the caller, `cause` for the log. What is not one of ours (an unknown route, a panic, an error of the
 //! framework) becomes one in [`Error::from_framework`], so that there is no second shape.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use poem::{
     Response,
@@ -65,14 +65,14 @@ pub struct Invalid {
 }
 
 /// Something that went wrong with a request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     status: StatusCode,
     detail: String,
     errors: Vec<Invalid>,
     current_attempt: Option<i32>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -98,7 +98,7 @@ impl Error {
     /// 500. The caller learns that it happened, the log learns what.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "The server failed to handle this request. Its log says why, under this request's id.";
-        Self { cause: Some(cause.into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
+        Self { cause: Some(cause.into().into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
     }
 
     /// 503 with `Retry-After`.
@@ -122,7 +122,7 @@ impl Error {
     /// The same with something for the log.
     #[must_use]
     pub fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.cause = Some(cause.into());
+        self.cause = Some(cause.into().into());
         self
     }
 
@@ -166,8 +166,12 @@ impl Error {
             current_attempt: self.current_attempt,
         };
         let body = serde_json::to_vec(&problem).expect("a problem is plain data");
-        let mut response = Response::builder().status(self.status).content_type(PROBLEM_JSON).body(body);
-        response.headers_mut().extend(self.headers);
+        let mut response = Response::builder().status(self.status).body(body);
+        let headers = response.headers_mut();
+        // With room for what all answers have.
+        headers.reserve(self.headers.len() + 6);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.extend(self.headers);
         response
     }
 }

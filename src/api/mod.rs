@@ -110,14 +110,20 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
 pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
     let api = || operations(settings, state);
     let route = routes::routes(api(), state);
-    let readers = Need::any_of([Scope::Read]);
+    let mut open = routes::open_paths(&api());
     let route = match settings.docs {
         Docs::Off => route,
-        Docs::Public => docs::add_to(route, state, None, &document::document(api())),
-        Docs::Key => docs::add_to(route, state, Some(&readers), &document::document(api())),
+        Docs::Public => {
+            open.extend(docs::paths().map(ToOwned::to_owned));
+            docs::add_to(route, state, None, &document::document(api()))
+        }
+        Docs::Key => {
+            let readers = Need::any_of([Scope::Read]);
+            docs::add_to(route, state, Some(&readers), &document::document(api()))
+        }
     };
     let limits = extract::Limits { single: settings.body_limit_bytes, batch: settings.batch_limit_bytes };
-    edge::Edge::new(route, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())
+    edge::Edge::new(route, state, open, limits, Budget::new(settings.in_flight_limit_bytes), settings.request_timeout())
 }
 
 /// The OpenAPI document.

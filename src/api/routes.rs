@@ -1,6 +1,9 @@
 //! From the operations to a route table: each path with and without a trailing slash, HEAD and OPTIONS as HTTP says, 405 with `Allow`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Result, Route,
@@ -11,10 +14,10 @@ use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 
 use super::{
     Error, State,
-    admission::{Class, Gate, Principal},
+    admission::{Gate, Principal},
     audit::{Audited, Entry},
     document,
-    extract::{FromText as _, PathNames, Scope},
+    extract::{Context, FromText as _, PathNames, Scope},
 };
 use crate::telemetry::audit::Audit;
 
@@ -55,18 +58,9 @@ pub struct Operation {
     pub endpoint: BoxEndpoint<'static>,
     /// What it needs.
     pub need: Option<Need>,
-    /// What it is counted as.
-    pub class: Class,
     /// How it stands in the audit log; not at all if it changes nothing.
     pub(super) audited: Option<Audited>,
 }
-
-/// What an operation is counted as.
-fn class_of(path: &str, method: &Method) -> Class {
-    let is_report = path.starts_with("/jobs/{job_id}/attempts/") || path == "/clients/{client_id}/heartbeat";
-    if is_report && method == Method::POST { Class::Report } else { Class::Api }
-}
-
 /// All methods of one path.
 pub struct Resource {
     methods: Vec<(Method, Operation)>,
@@ -130,14 +124,14 @@ impl Resource {
             return Err(Error::unavailable("The audit log cannot be written, and nothing is done without it.").into());
         }
         let mut entry = Entry::new(&self.audit, operation.audited.as_ref(), &self.path.0);
-        let pass = match self.gate.admit(&request, operation.class).await {
+        let pass = match self.gate.admit(Context::of(&request).arrival()).await {
             Ok(pass) => pass,
             Err(error) => {
-                entry.refused(&self.gate, &request, error.status());
+                entry.refused(&request, error.status());
                 return Err(error.into());
             }
         };
-        entry.came_in(&self.gate, &request, &self.names, &pass.principal);
+        entry.came_in(&request, &self.names, &pass.principal);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, &self.path.0, self.project(&request)) {
             Ok(()) => {
@@ -187,18 +181,16 @@ pub fn routes<T: OpenApi>(api: T, state: &State) -> Route {
         let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
         let methods = meta.operations.iter().filter_map(|operation| {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
-            Some((
-                operation.method.clone(),
-                Operation {
-                    endpoint,
-                    need: Need::of(operation),
-                    class: class_of(&meta.path, &operation.method),
-                    audited: Audited::of(operation),
-                },
-            ))
+            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation), audited: Audited::of(operation) }))
         });
         Resource::new(&meta.path, state, methods.collect(), get_is_safe).add_to(route)
     })
+}
+
+/// The paths of an API that are open to everybody, whatever their limit.
+pub fn open_paths<T: OpenApi>(_: &T) -> HashSet<String> {
+    let paths = T::meta().into_iter().flat_map(|meta| meta.paths);
+    paths.filter(|path| path.operations.iter().all(|operation| Need::of(operation).is_none())).map(|path| path.path).collect()
 }
 
 /// A path of the document as the route table has it: the framework numbers parameters.

@@ -7,17 +7,15 @@
 mod announced;
 mod connection;
 mod listen;
+mod timer;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::service::service_fn;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    rt::TokioIo,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use poem::{
     Addr, Endpoint, Response,
@@ -33,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::access::TrustedProxies;
 use connection::Socket;
+use timer::Timer;
 
 pub use connection::Connection;
 pub use listen::{ListenError, listen};
@@ -140,9 +139,9 @@ where
             Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
-    watcher.watch(builder.serve_connection(TokioIo::new(socket), service).into_owned()).await
+    let mut builder = http1::Builder::new();
+    builder.timer(Timer::default()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
+    Ok(watcher.watch(builder.serve_connection(TokioIo::new(socket), service)).await?)
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

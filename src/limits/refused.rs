@@ -1,6 +1,13 @@
-//! Who is over a limit, remembered for a moment: a flood of refusals is answered without asking Redis.
+//! Who is over a limit, remembered for a moment: a flood of refusals is answered without asking Redis, and without writing each answer anew.
 
-use std::time::{Duration, Instant};
+use std::{
+    hash::Hash,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use quick_cache::sync::Cache;
 
@@ -8,6 +15,9 @@ use super::Standing;
 
 /// How long at most. A limit that was raised, or a window that was reset, is noticed after this time.
 const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// How long whoever asks anew may take, while everybody else is still told the old answer.
+const ASKING: Duration = Duration::from_millis(100);
 
 /// How many are remembered.
 const SUBJECTS: usize = 10_000;
@@ -21,35 +31,70 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
 }
 
-/// What was refused a moment ago.
-pub struct Refused(Cache<String, (Instant, Refusal)>);
+/// What was refused a moment ago: `K` says to whom and what, `A` is what they are told.
+pub struct Refused<K, A>(Cache<K, Arc<Remembered<A>>>);
 
-impl Default for Refused {
+/// What is known of whom.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Memory<A> {
+    /// They are told this.
+    Refused(A),
+    /// They were refused a moment ago; somebody has to ask whether they still are.
+    Past,
+    /// Nothing.
+    Nothing,
+}
+
+struct Remembered<A> {
+    since: Instant,
+    /// Whether somebody asks anew.
+    asked: AtomicBool,
+    refusal: Refusal,
+    /// They are told in whole seconds how long to wait. While it is remembered that is at most two numbers.
+    told: [OnceLock<A>; 2],
+}
+
+impl<K: Eq + Hash, A: Clone> Default for Refused<K, A> {
     fn default() -> Self {
         Self(Cache::new(SUBJECTS))
     }
 }
 
-impl Refused {
-    /// The refusal that holds at this time for what is asked under this name.
-    pub fn get(&self, name: &str, now: Instant) -> Option<Refusal> {
-        let (since, refusal) = self.0.get(name)?;
-        let passed = now.saturating_duration_since(since);
-        let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        if passed >= REMEMBERED || refusal.retry_after_ms.is_some_and(|wait| wait <= passed_ms) {
-            return None;
-        }
-        Some(Refusal { retry_after_ms: refusal.retry_after_ms.map(|wait| wait - passed_ms), ..refusal })
+impl<K: Eq + Hash, A: Clone> Refused<K, A> {
+    /// What they are told at this time, in the words of `tell`.
+    pub fn get(&self, key: &K, now: Instant, tell: impl FnOnce(&Refusal) -> A) -> Memory<A> {
+        self.0.get(key).map_or(Memory::Nothing, |remembered| remembered.at(now, tell, || remembered.asked.load(Ordering::Relaxed)))
+    }
+
+    /// The same for somebody who will ask if it is past. It is past for one of all who come at that time.
+    pub fn get_or_ask(&self, key: &K, now: Instant, tell: impl FnOnce(&Refusal) -> A) -> Memory<A> {
+        self.0.get(key).map_or(Memory::Nothing, |remembered| remembered.at(now, tell, || remembered.asked.swap(true, Ordering::Relaxed)))
     }
 
     /// Remembers it.
-    pub fn put(&self, name: String, now: Instant, refusal: Refusal) {
-        self.0.insert(name, (now, refusal));
+    pub fn put(&self, key: K, now: Instant, refusal: Refusal) {
+        self.0.insert(key, Arc::new(Remembered { since: now, asked: AtomicBool::new(false), refusal, told: Default::default() }));
     }
 
     /// Forgets it.
-    pub fn forget(&self, name: &str) {
-        self.0.remove(name);
+    pub fn forget(&self, key: &K) {
+        self.0.remove(key);
+    }
+}
+
+impl<A: Clone> Remembered<A> {
+    fn at(&self, now: Instant, tell: impl FnOnce(&Refusal) -> A, is_asked: impl FnOnce() -> bool) -> Memory<A> {
+        let passed = now.saturating_duration_since(self.since);
+        let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        let at_first = self.refusal.retry_after_ms;
+        let is_over = passed >= REMEMBERED + ASKING || at_first.is_some_and(|wait| wait <= passed_ms);
+        if is_over || (passed >= REMEMBERED && !is_asked()) {
+            return Memory::Past;
+        }
+        let now = at_first.map(|wait| wait - passed_ms);
+        let seconds = |wait: Option<u64>| wait.map(|wait| wait.div_ceil(1000));
+        let told = &self.told[usize::from(seconds(now) != seconds(at_first))];
+        Memory::Refused(told.get_or_init(|| tell(&Refusal { standings: self.refusal.standings.clone(), retry_after_ms: now })).clone())
     }
 }
 
@@ -59,16 +104,46 @@ mod tests {
 
     #[test]
     fn a_refusal_is_remembered_until_it_is_over_and_for_a_second_at_most() {
-        let (refused, now) = (Refused::default(), Instant::now());
-        let wait = |retry_after_ms| Refusal { standings: Vec::new(), retry_after_ms };
-        let at = |ms| now + Duration::from_millis(ms);
-        refused.put("short".to_owned(), now, wait(Some(300)));
-        refused.put("long".to_owned(), now, wait(Some(30_000)));
-        refused.put("never".to_owned(), now, wait(None));
-        assert_eq!(refused.get("short", at(299)), Some(wait(Some(1))));
-        assert_eq!(refused.get("short", at(300)), None);
-        assert_eq!(refused.get("long", at(999)), Some(wait(Some(29_001))));
-        assert_eq!(refused.get("never", at(999)), Some(wait(None)));
-        assert_eq!((refused.get("long", at(1000)), refused.get("never", at(1000)), refused.get("other", now)), (None, None, None));
+        let (refused, start) = (Refused::default(), Instant::now());
+        for (name, retry_after_ms) in [("short", Some(300)), ("long", Some(30_000)), ("never", None)] {
+            refused.put(name, start, Refusal { standings: Vec::new(), retry_after_ms });
+        }
+        let at = |name, ms| refused.get(&name, start + Duration::from_millis(ms), |refusal| refusal.retry_after_ms);
+        assert_eq!((at("short", 299), at("short", 300)), (Memory::Refused(Some(1)), Memory::Past));
+        assert_eq!((at("never", 999), at("never", 1000)), (Memory::Refused(None), Memory::Past));
+        assert_eq!((at("long", 999), at("long", 1000), at("other", 0)), (Memory::Refused(Some(29_001)), Memory::Past, Memory::Nothing));
+    }
+
+    #[test]
+    fn when_it_is_past_one_asks_and_the_others_are_told_meanwhile() {
+        let (refused, start) = (Refused::default(), Instant::now());
+        refused.put((), start, Refusal { standings: Vec::new(), retry_after_ms: Some(30_000) });
+        let at = |ms| start + Duration::from_millis(ms);
+        let ask = |ms| refused.get_or_ask(&(), at(ms), |_| "wait");
+        let look = |ms| refused.get(&(), at(ms), |_| "wait");
+        assert_eq!((look(1000), look(1000)), (Memory::Past, Memory::Past), "whoever only looks has not asked");
+        assert_eq!(
+            [ask(1000), ask(1000), look(1050), ask(1099)],
+            [Memory::Past, Memory::Refused("wait"), Memory::Refused("wait"), Memory::Refused("wait")]
+        );
+        assert_eq!((ask(1100), ask(1100)), (Memory::Past, Memory::Past), "nobody has heard of it");
+        refused.put((), at(1100), Refusal { standings: Vec::new(), retry_after_ms: Some(30_000) });
+        assert_eq!((ask(2099), ask(2100), ask(2100)), (Memory::Refused("wait"), Memory::Past, Memory::Refused("wait")));
+    }
+
+    #[test]
+    fn what_is_told_is_made_once_for_each_second_to_wait() {
+        let (refused, start) = (Refused::default(), Instant::now());
+        refused.put((), start, Refusal { standings: Vec::new(), retry_after_ms: Some(2_500) });
+        let at = |ms| {
+            let mut made = false;
+            let told = refused.get(&(), start + Duration::from_millis(ms), |refusal| {
+                made = true;
+                refusal.retry_after_ms.map(|wait| wait.div_ceil(1000))
+            });
+            (told, made)
+        };
+        let told = |seconds| Memory::Refused(Some(seconds));
+        assert_eq!([at(0), at(499), at(500), at(999)], [(told(3), true), (told(3), false), (told(2), true), (told(2), false)]);
     }
 }

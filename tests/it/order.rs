@@ -14,7 +14,7 @@ use whatsnext::{
     redis::Redis,
 };
 
-use crate::support::{Api, Process, Proxy, TestDatabase, eventually, make_key, store_url};
+use crate::support::{Api, Process, Proxy, RedisServer, TestDatabase, eventually, make_key, make_key_with, store_url};
 
 /// A server whose ways to its stores are counted and can be cut.
 struct Watched {
@@ -292,4 +292,63 @@ async fn a_proof_is_of_one_key_and_one_hash_and_opens_nothing_that_has_ended() {
     for process in [&first, &second, &third] {
         process.api.with_key(other.expose()).get("/projects").await.problem(401);
     }
+}
+
+/// Over its limit, a key costs Redis one call a second, however many requests come with it at once. It is refused whatever it asks for, but for what is open to
+/// everybody and for what is counted apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_over_a_limit_costs_redis_one_call_a_second() {
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start(&[]).await);
+    let url = redis.url();
+    let server = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("REDIS_URL", &url), ("DOCS", "public")]).await;
+    let key = make_key_with(&database, Grants::All(Role::Admin), |new| new.rate_limit = Some(3)).await;
+    let api = server.api.with_key(key.expose());
+    // Each decision about a key reads its record, and nothing else reads it in this way.
+    let calls = async || {
+        let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next());
+        calls.expect("there were some").parse::<u32>().unwrap()
+    };
+    for _ in 0..3 {
+        api.get("/projects").await.expect(200);
+    }
+    api.get("/projects").await.problem(429);
+    let (before, start) = (calls().await, Instant::now());
+    let asking = (0..32).map(|_| async {
+        let mut refused = 0;
+        while start.elapsed() < Duration::from_secs(4) {
+            api.get("/projects").await.problem(429);
+            refused += 1;
+        }
+        refused
+    });
+    let refused: u32 = join_all(asking).await.into_iter().sum();
+    let (asked, seconds) = (calls().await - before, start.elapsed().as_secs_f64());
+    assert!(refused > 500, "it was a flood: {refused}");
+    assert!((3.0..=seconds + 1.0).contains(&f64::from(asked)), "{refused} refusals in {seconds:.1} s asked Redis {asked} times");
+
+    for (method, path, expected) in [
+        (Method::GET, "/jobs", 429),
+        (Method::HEAD, "/jobs", 429),
+        (Method::GET, "/nothing", 429),
+        (Method::PATCH, "/jobs", 429),
+        (Method::OPTIONS, "/jobs", 204),
+        (Method::GET, "/", 200),
+        (Method::GET, "/livez", 200),
+        (Method::GET, "/livez/", 200),
+        (Method::GET, "/readyz", 200),
+        (Method::GET, "/openapi.json", 200),
+        (Method::POST, "/clients/nobody/heartbeat", 404),
+        (Method::POST, "/jobs/1/attempts/1/start", 404),
+    ] {
+        let body = (method == Method::POST).then(|| "{}".to_owned());
+        assert_eq!(api.send(method.clone(), path, body).await.status, expected, "{method} {path}");
+    }
+    // A larger limit is noticed within a second of what was remembered.
+    let admin = server.api.with_key(make_key(&database, Grants::All(Role::Admin)).await.expose());
+    let own = format!("/keys/{}/limit", key.id());
+    admin.send(Method::PUT, &own, Some(json!({"rate_limit": 100}).to_string())).await.expect(200);
+    let start = Instant::now();
+    eventually("it comes in again", || async { api.try_get("/projects").await == Some(200) }).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

@@ -1,7 +1,9 @@
 //! What requests are counted as.
 
+use poem::http::Method;
+
 use super::window;
-use crate::{access::ClientAddress, limits::Window};
+use crate::limits::Window;
 
 /// What a request is counted as. Each class has a window of its own, so that nothing else can keep out a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,17 @@ impl Class {
     /// All of them.
     pub(super) const ALL: [Self; 2] = [Self::Api, Self::Report];
 
+    /// What a request with this method for this path is.
+    pub fn of(method: &Method, path: &str) -> Self {
+        let mut parts = path.split('/').skip(1);
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("jobs"), Some(_), Some("attempts")) | (Some("clients"), Some(_), Some("heartbeat")) if method == Method::POST => {
+                Self::Report
+            }
+            _ => Self::Api,
+        }
+    }
+
     /// Its name, also that of its windows.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -23,13 +36,6 @@ impl Class {
             Self::Report => "report",
         }
     }
-}
-
-/// Where a request comes from, and what it is counted as.
-#[derive(Clone, Copy)]
-pub(super) struct Arrival {
-    pub(super) address: ClientAddress,
-    pub(super) class: Class,
 }
 
 /// How many requests of each class come in in a minute; 0 for any number.

@@ -8,13 +8,16 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    Class,
+    Class, Subject,
     headers::{Told, too_many},
 };
 use crate::{
     api::Error,
     config::RedisFailure,
-    limits::{Admission, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window, refused::Refusal},
+    limits::{
+        Admission, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window,
+        refused::{Memory, Refusal},
+    },
     redis::{Away, Redis},
 };
 
@@ -28,7 +31,8 @@ const TOGETHER: usize = 32;
 pub(super) struct Decider {
     redis: Redis,
     limits: Limits,
-    refused: Refused,
+    /// By whose window it is, and what was asked.
+    refused: Refused<(Subject, &'static str), Error>,
     local: Local,
     on_failure: RedisFailure,
 }
@@ -56,20 +60,31 @@ impl Decider {
     /// # Errors
     ///
     /// 429 over a limit; 503 if Redis is away and nobody is to come in then.
-    pub(super) async fn decide(&self, subject: &str, class: &str, guard: Option<Guard>, windows: &[Window]) -> Result<Decision, Error> {
-        let name = format!("{subject} {class}");
-        let policy = if class == Class::Report.name() { "report" } else { "default" };
-        if let Some(refusal) = self.refused.get(&name, Instant::now()) {
-            return Err(refuse(&refusal, policy));
+    pub(super) async fn decide(
+        &self,
+        subject: Subject,
+        class: &'static str,
+        guard: Option<Guard>,
+        windows: &[Window],
+    ) -> Result<Decision, Error> {
+        let memory = self.refused.get_or_ask(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class)));
+        if let Memory::Refused(refusal) = memory {
+            return Err(refusal);
         }
-        let Ok(attempt) = self.redis.attempt(subject) else { return self.without_redis() };
+        let name = subject.to_string();
+        let Ok(attempt) = self.redis.attempt(&name) else { return self.without_redis() };
         let mut connection = attempt.connection();
-        match attempt.answer(self.limits.admit(&mut connection, subject, guard, windows)).await {
-            Ok(Admission::Admitted { standings }) => Ok(Decision::In(told(policy, standings.first().copied().flatten()))),
+        match attempt.answer(self.limits.admit(&mut connection, &name, guard, windows)).await {
+            Ok(Admission::Admitted { standings }) => {
+                if matches!(memory, Memory::Past) {
+                    self.refused.forget(&(subject, class));
+                }
+                Ok(Decision::In(told(policy(class), standings.first().copied().flatten())))
+            }
             Ok(Admission::Refused { standings, retry_after_ms }) => {
                 let refusal = Refusal { standings, retry_after_ms };
-                let error = refuse(&refusal, policy);
-                self.refused.put(name, Instant::now(), refusal);
+                let error = refuse(&refusal, policy(class));
+                self.refused.put((subject, class), Instant::now(), refusal);
                 Err(error)
             }
             Ok(Admission::Missing | Admission::Stale) => Ok(Decision::Stale),
@@ -78,13 +93,21 @@ impl Decider {
         }
     }
 
+    /// The refusal of a moment ago, if it still holds: 429.
+    pub(super) fn refusal(&self, subject: Subject, class: &'static str) -> Option<Error> {
+        match self.refused.get(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class))) {
+            Memory::Refused(refusal) => Some(refusal),
+            Memory::Past | Memory::Nothing => None,
+        }
+    }
+
     /// Decides by what this server has admitted itself, with its share of the limits.
     ///
     /// # Errors
     ///
     /// 429 over the share.
-    pub(super) fn alone(&self, subject: &str, windows: &[Window], own_limit: Option<u32>) -> Result<Option<Told>, Error> {
-        let decision = self.local.admit(subject, windows, own_limit, self.redis.servers());
+    pub(super) fn alone(&self, subject: Subject, windows: &[Window], own_limit: Option<u32>) -> Result<Option<Told>, Error> {
+        let decision = self.local.admit(&subject.to_string(), windows, own_limit, self.redis.servers());
         let first = decision.standings.first().copied().flatten();
         match decision.verdict {
             Verdict::Admits => Ok(told("degraded", first)),
@@ -111,11 +134,12 @@ impl Decider {
     /// # Errors
     ///
     /// 503 while Redis is away.
-    pub(super) async fn standing(&self, subject: &str, window: Window) -> Result<Option<Standing>, Error> {
-        let attempt = self.redis.attempt(subject).map_err(away)?;
+    pub(super) async fn standing(&self, subject: Subject, window: Window) -> Result<Option<Standing>, Error> {
+        let name = subject.to_string();
+        let attempt = self.redis.attempt(&name).map_err(away)?;
         let mut connection = attempt.connection();
         let windows = [window];
-        let standings = attempt.answer(self.limits.standing(&mut connection, subject, &windows)).await.map_err(away)?;
+        let standings = attempt.answer(self.limits.standing(&mut connection, &name, &windows)).await.map_err(away)?;
         Ok(standings.first().copied().flatten())
     }
 
@@ -124,12 +148,13 @@ impl Decider {
     /// # Errors
     ///
     /// 503 while Redis is away.
-    pub(super) async fn reset(&self, subject: &str, names: &[&str]) -> Result<(), Error> {
-        let attempt = self.redis.attempt(subject).map_err(away)?;
+    pub(super) async fn reset(&self, subject: Subject, names: &[&'static str]) -> Result<(), Error> {
+        let name = subject.to_string();
+        let attempt = self.redis.attempt(&name).map_err(away)?;
         let mut connection = attempt.connection();
-        attempt.answer(self.limits.reset(&mut connection, subject, names)).await.map_err(away)?;
+        attempt.answer(self.limits.reset(&mut connection, &name, names)).await.map_err(away)?;
         for name in names {
-            self.refused.forget(&format!("{subject} {name}"));
+            self.refused.forget(&(subject, *name));
         }
         Ok(())
     }
@@ -149,6 +174,11 @@ pub(super) fn window(name: &'static str, limit: u32, weight: u32, own_limit: boo
 
 fn away(Away: Away) -> Error {
     Error::unavailable("Redis, which holds the limits, is not available right now. Try again in a moment.")
+}
+
+/// What the policy of a class is called.
+fn policy(class: &str) -> &'static str {
+    if class == Class::Report.name() { "report" } else { "default" }
 }
 
 fn told(policy: &'static str, standing: Option<Standing>) -> Option<Told> {

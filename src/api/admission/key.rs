@@ -14,15 +14,16 @@
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Inner, Outcome, Pass, window};
+use super::{ATTEMPTS, Arrival, Inner, Outcome, Pass, Subject, window};
 use crate::{
     access::{Busy, Key, Stored},
     api::Error,
 };
 
 impl Inner {
-    pub(super) async fn with_key(&self, key: &Key, arrival: Arrival) -> Result<Pass, Error> {
-        match self.verifier.verified_version(key) {
+    /// A key, and the version of its record for which it was verified here.
+    pub(super) async fn with_key(&self, key: &Key, version: Option<i64>, arrival: &Arrival) -> Result<Pass, Error> {
+        match version {
             None => {
                 if let Err(refusal) = self.before_verifying(arrival).await {
                     return self.hear(key, arrival, refusal).await;
@@ -45,20 +46,20 @@ impl Inner {
     }
 
     /// A key that is not known here, from an address over its limit.
-    async fn hear(&self, key: &Key, arrival: Arrival, refusal: Error) -> Result<Pass, Error> {
+    async fn hear(&self, key: &Key, arrival: &Arrival, refusal: Error) -> Result<Pass, Error> {
         if refusal.status() != StatusCode::TOO_MANY_REQUESTS || !self.issued.contains(key.id()) {
             return Err(refusal);
         }
-        let subject = format!("a:{}:{}", arrival.address, key.id());
+        let subject = Subject::KeyAt(arrival.address, key.id());
         let failures = |weight| [window("failures", self.failures, weight, false)];
-        if !self.is_proven(key).await? && self.without_record(&subject, "verify", &failures(0)).await.is_err() {
+        if !self.is_proven(key).await? && self.without_record(subject, "verify", &failures(0)).await.is_err() {
             return Err(refusal);
         }
         if let Some(pass) = self.verified(key, arrival).await? {
             return Ok(pass);
         }
         // Over it or not: the answer is the same.
-        let _ = self.without_record(&subject, "failures", &failures(1)).await;
+        let _ = self.without_record(subject, "failures", &failures(1)).await;
         Err(refusal)
     }
 
@@ -90,7 +91,7 @@ impl Inner {
     }
 
     /// Looks the key's record up, verifies the key and decides its window. Nothing if it is not right, or no longer good.
-    async fn verified(&self, key: &Key, arrival: Arrival) -> Result<Option<Pass>, Error> {
+    async fn verified(&self, key: &Key, arrival: &Arrival) -> Result<Option<Pass>, Error> {
         for _ in 0..ATTEMPTS {
             let record = self.look_up(key.id()).await?;
             let hash = record.as_ref().and_then(|record| record.key_hash());

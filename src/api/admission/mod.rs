@@ -1,7 +1,8 @@
 //! Who is this, and may it come in now? The steps before an operation, in this order:
 //!
-//! 1. The client's address ([`crate::access::address`]).
-//! 2. The key, if there is one, is read; what cannot be a key is refused without any I/O.
+//! 1. The request is looked at ([`Arrival`]): the client's address ([`crate::access::address`]), what it is counted as, and the key, if there is one. What
+//!    cannot be a key is refused without any I/O.
+//! 2. Whose limit was used up a moment ago is refused from memory, before anything else is done about the request ([`Gate::refusal`]).
 //! 3. A key that this server has verified: one script call looks at its record and decides its window. Nothing else is asked.
 //! 4. Any other key: first the address's windows (requests, and failed authentications, which are fewer), then the record, then argon2, then the key's
 //!    window. Unknown, wrong, expired and revoked keys are told the same.
@@ -13,6 +14,7 @@
 //! A key that was verified here is not touched by what its address does wrong. One that was not, and comes from an address that has used up its requests or
 //! failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker is not locked out.
 
+mod arrival;
 mod class;
 mod credentials;
 mod decide;
@@ -21,10 +23,10 @@ mod issued;
 mod key;
 mod last_used;
 mod principal;
+mod subject;
 mod token;
 
 use std::{
-    net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
@@ -37,25 +39,27 @@ use quick_cache::sync::Cache;
 use secrecy::SecretString;
 use tokio::{sync::Semaphore, time::sleep};
 
+pub use arrival::Arrival;
 pub use class::Class;
 pub use principal::{Principal, Who};
 
 use super::Error;
 use crate::{
     access::{
-        self, ConfiguredKeys, HeldToken, Key, KeyId, KeyInfo, Keys, Record, Store, Token, Tokens, TrustedProxies, Verifier,
-        address::NotANetwork,
+        self, ConfiguredKeys, HeldToken, KeyId, KeyInfo, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
     limits::{Guard, Window},
     postgres::Database,
     redis::{Away, Redis},
 };
-use class::{Arrival, ClassLimits};
+use arrival::Credential;
+use class::ClassLimits;
 use decide::{Decider, Decision, window};
 use headers::Told;
 use issued::Issued;
 use last_used::LastUsed;
+use subject::Subject;
 
 /// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
@@ -183,16 +187,6 @@ impl Gate {
         &self.0.tokens
     }
 
-    /// Where a request comes from.
-    pub fn address(&self, request: &Request) -> IpAddr {
-        self.0.address(request)
-    }
-
-    /// The id of the key that a request presents, whether it is that key or not.
-    pub fn claimed(request: &Request) -> Option<KeyId> {
-        credentials::presented(request.headers()).ok()??.and_then(|text| Key::parse(&text).ok()).map(|key| key.id())
-    }
-
     /// How a key's window stands, with nothing taken.
     ///
     /// # Errors
@@ -200,7 +194,7 @@ impl Gate {
     /// 503 while Redis is away.
     pub async fn limit_of(&self, key: &KeyInfo) -> Result<Limit, Error> {
         let window = self.0.api_window(key.rate_limit);
-        let standing = self.0.decider.standing(&key.id.to_string(), window).await?;
+        let standing = self.0.decider.standing(Subject::Key(key.id), window).await?;
         Ok(Limit {
             limit: window.limit,
             remaining: standing.map_or(0, |standing| standing.remaining),
@@ -214,7 +208,7 @@ impl Gate {
     ///
     /// 503 while Redis is away.
     pub async fn reset(&self, key: &KeyInfo) -> Result<(), Error> {
-        self.0.decider.reset(&key.id.to_string(), &Class::ALL.map(Class::name)).await
+        self.0.decider.reset(Subject::Key(key.id), &Class::ALL.map(Class::name)).await
     }
 
     /// Copies changes of keys to Redis that may not have arrived, and writes when keys were last used. Never ends.
@@ -256,29 +250,33 @@ impl Gate {
         }
     }
 
+    /// Looks at a request, without asking anybody.
+    pub fn arrival(&self, request: &Request) -> Arrival {
+        self.0.arrival(request)
+    }
+
+    /// The refusal that a request would get, if that is known: it was over its limit a moment ago. 429.
+    pub fn refusal(&self, arrival: &Arrival) -> Option<Error> {
+        self.0.decider.refusal(self.0.subject(arrival)?, arrival.class.name())
+    }
+
     /// Decides whether a request comes in.
     ///
     /// # Errors
     ///
     /// 400 for two different keys, 401 for none that is good, 429 over a limit, 503 if it cannot be told right now.
-    pub async fn admit(&self, request: &Request, class: Class) -> Result<Pass, Error> {
+    pub async fn admit(&self, arrival: &Arrival) -> Result<Pass, Error> {
         let inner = &*self.0;
-        let arrival = Arrival { address: inner.address(request).into(), class };
-        if inner.is_open {
-            return inner.anybody(arrival).await;
-        }
-        match credentials::presented(request.headers())? {
-            None => match inner.anybody(arrival).await {
-                Ok(_) => Err(unauthorized()),
-                Err(error) => Err(error),
+        match &arrival.credential {
+            Credential::Nothing => match inner.anybody(arrival).await {
+                Ok(_) if !inner.is_open => Err(unauthorized()),
+                decided => decided,
             },
-            Some(None) => Err(unauthorized()),
-            Some(Some(text)) => match (Key::parse(&text), Token::parse(&text)) {
-                (Ok(key), _) => inner.with_key(&key, arrival).await,
-                (Err(_), Ok(token)) => inner.with_token(&token, arrival).await,
-                (Err(_), Err(_)) if inner.configured().is_empty() => Err(unauthorized()),
-                (Err(_), Err(_)) => inner.with_configured(&text, arrival).await,
-            },
+            Credential::Key(key, version) => inner.with_key(key, *version, arrival).await,
+            Credential::Token(digest) => inner.with_token(digest, arrival).await,
+            Credential::Text(text) => inner.with_configured(text, arrival).await,
+            Credential::Unreadable => Err(unauthorized()),
+            Credential::Several(error) => Err(error.clone()),
         }
     }
 }
@@ -288,26 +286,19 @@ impl Inner {
         self.configured.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address(&self, request: &Request) -> IpAddr {
-        let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
-        let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
-        let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
-        self.proxies.client(peer, self.forwarded, lines)
-    }
-
     /// Whoever comes without a key, of which only the address is known.
-    async fn anybody(&self, arrival: Arrival) -> Result<Pass, Error> {
+    async fn anybody(&self, arrival: &Arrival) -> Result<Pass, Error> {
         let told = self.of_address(arrival, arrival.class.name(), &self.limits.window(arrival.class, false)).await?;
         Ok(Pass { principal: Principal::anybody(), told })
     }
 
     /// What an address may do, with or without Redis.
-    async fn of_address(&self, Arrival { address, .. }: Arrival, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
-        self.without_record(&format!("a:{address}"), class, windows).await
+    async fn of_address(&self, arrival: &Arrival, class: &'static str, windows: &[Window]) -> Result<Option<Told>, Error> {
+        self.without_record(Subject::Address(arrival.address), class, windows).await
     }
 
     /// What a subject may do of which nothing is recorded.
-    async fn without_record(&self, subject: &str, class: &str, windows: &[Window]) -> Result<Option<Told>, Error> {
+    async fn without_record(&self, subject: Subject, class: &'static str, windows: &[Window]) -> Result<Option<Told>, Error> {
         match self.decider.decide(subject, class, None, windows).await? {
             Decision::In(told) => Ok(told),
             Decision::Alone | Decision::Stale | Decision::Gone => self.decider.alone(subject, windows, None),
@@ -315,41 +306,41 @@ impl Inner {
     }
 
     /// An address that brings a key which is not known here: it must have requests left, and failures.
-    async fn before_verifying(&self, arrival: Arrival) -> Result<(), Error> {
+    async fn before_verifying(&self, arrival: &Arrival) -> Result<(), Error> {
         let windows = [window("api", self.limits.api, 1, false), window("failures", self.failures, 0, false)];
         self.of_address(arrival, "verify", &windows).await.map(drop)
     }
 
     /// 401, after the failure was counted; or 429.
-    async fn failed(&self, arrival: Arrival) -> Error {
+    async fn failed(&self, arrival: &Arrival) -> Error {
         match self.of_address(arrival, "failures", &[window("failures", self.failures, 1, false)]).await {
             Ok(_) => unauthorized(),
             Err(error) => error,
         }
     }
 
-    async fn with_configured(&self, text: &str, arrival: Arrival) -> Result<Pass, Error> {
+    async fn with_configured(&self, text: &str, arrival: &Arrival) -> Result<Pass, Error> {
         let windows = [window("failures", self.failures, 0, false)];
         self.of_address(arrival, "verify", &windows).await?;
         let position = self.configured().position(text);
         let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
-        let told = self.without_record(&format!("c:{position}"), arrival.class.name(), &windows).await?;
+        let told = self.without_record(Subject::Configured(position), arrival.class.name(), &windows).await?;
         Ok(Pass { principal: Principal::configured(), told })
     }
 
     /// The window of a key that is right, if its record is still this one and good, and the token too that was given in its place.
-    async fn of_key(&self, record: &Arc<Record>, token: Option<Presented<'_>>, class: Class) -> Result<Outcome, Error> {
-        let (subject, windows) = (record.id.to_string(), self.limits.window(class, true));
+    async fn of_key(&self, record: &Arc<Record>, token: Option<Deputy<'_>>, class: Class) -> Result<Outcome, Error> {
+        let (subject, windows) = (Subject::Key(record.id), self.limits.window(class, true));
         let guard = Guard { version: record.version, token: token.map(|token| token.digest) };
-        let told = match self.decider.decide(&subject, class.name(), Some(guard), &windows).await? {
+        let told = match self.decider.decide(subject, class.name(), Some(guard), &windows).await? {
             Decision::In(told) => told,
             Decision::Stale => return Ok(Outcome::Changed),
             Decision::Gone => return Ok(Outcome::Gone),
             Decision::Alone if token.is_some_and(|token| token.held.ends_at() <= chrono::Utc::now()) => return Ok(Outcome::Gone),
             Decision::Alone => match self.freshly(record.id).await? {
                 Some(now) if !now.is_good(chrono::Utc::now()) => return Ok(Outcome::Gone),
-                Some(now) if now.version == record.version => self.decider.alone(&subject, &windows, record.rate_limit)?,
+                Some(now) if now.version == record.version => self.decider.alone(subject, &windows, record.rate_limit)?,
                 Some(_) => return Ok(Outcome::Changed),
                 None => return Ok(Outcome::Gone),
             },
@@ -357,7 +348,7 @@ impl Inner {
         self.known.insert(record.id, record.clone());
         self.last_used.note(record.id);
         let principal = match token {
-            Some(Presented { held, digest }) => Principal::of_token(record, held, digest),
+            Some(Deputy { held, digest }) => Principal::of_token(record, held, digest),
             None => Principal::of(record),
         };
         Ok(Outcome::In(Pass { principal, told }))
@@ -391,7 +382,7 @@ impl Inner {
 
 /// A token that was given in place of its key.
 #[derive(Clone, Copy)]
-struct Presented<'a> {
+struct Deputy<'a> {
     held: &'a Arc<HeldToken>,
     digest: [u8; 32],
 }

@@ -5,13 +5,12 @@
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Inner, Outcome, Pass, Presented};
-use crate::{access::Token, api::Error, redis::Away};
+use super::{ATTEMPTS, Arrival, Deputy, Inner, Outcome, Pass};
+use crate::{api::Error, redis::Away};
 
 impl Inner {
-    pub(super) async fn with_token(&self, token: &Token, arrival: Arrival) -> Result<Pass, Error> {
-        let digest = token.digest();
-        let held = match self.held.get(&digest) {
+    pub(super) async fn with_token(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Pass, Error> {
+        let held = match self.held.get(digest) {
             Some(held) => held,
             None => {
                 let refused = match self.before_verifying(arrival).await {
@@ -23,13 +22,13 @@ impl Inner {
                     },
                     Err(refusal) => return Err(refusal),
                 };
-                let Some(held) = self.tokens.look_up(&digest).await.map_err(away)? else {
+                let Some(held) = self.tokens.look_up(digest).await.map_err(away)? else {
                     return Err(match refused {
                         Some((refusal, _)) => refusal,
                         None => self.failed(arrival).await,
                     });
                 };
-                self.held.insert(digest, held.clone());
+                self.held.insert(*digest, held.clone());
                 held
             }
         };
@@ -40,14 +39,14 @@ impl Inner {
                 None => self.look_up(held.key).await?,
             };
             let outcome = match record {
-                Some(record) => self.of_key(&record, Some(Presented { held: &held, digest }), arrival.class).await?,
+                Some(record) => self.of_key(&record, Some(Deputy { held: &held, digest: *digest }), arrival.class).await?,
                 None => Outcome::Gone,
             };
             match outcome {
                 Outcome::In(pass) => return Ok(pass),
                 Outcome::Changed => {}
                 Outcome::Gone => {
-                    self.held.remove(&digest);
+                    self.held.remove(digest);
                     return Err(self.failed(arrival).await);
                 }
             }

@@ -16,7 +16,7 @@ use super::{
     Error, Tag,
     delivery::Handed,
     error::{Conflict, NotFound, Refusal},
-    extract::{Body, Caller, Deadline, Path, Query, Scope},
+    extract::{Body, Caller, Context, Path, Query, Scope},
     paging,
     reply::{Paged, Reply},
     types::{Amount, AttemptNumber, Limit, Skip},
@@ -56,7 +56,7 @@ impl Api {
         &self,
         #[oai(scope = "Scope::Work")] caller: Caller,
         Data(connection): Data<&Connection>,
-        Data(deadline): Data<&Deadline>,
+        Data(context): Data<&Context>,
         project_id: Path<i64>,
         body: Body<NewClaim>,
     ) -> Result<Handed<Claimed>, Refusal<NotFound>> {
@@ -77,7 +77,7 @@ impl Api {
             task_ids: claim.task_ids,
         };
         let wait = Duration::from_secs(claim.wait_seconds.get_u32().into());
-        deadline.extend(wait);
+        context.deadline().extend(wait);
         let handover = self.claims.claim(*project_id, wish, wait).await?;
         Ok(Handed::over(connection, Claimed::from(&handover.claim), handover.receipt))
     }

@@ -19,7 +19,7 @@ use serde_path_to_error::{Segment, Track};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout_at;
 
-use super::{Deadline, idempotency::IDEMPOTENCY_KEY, objects::Objects};
+use super::{Context, idempotency::IDEMPOTENCY_KEY, objects::Objects};
 use crate::api::{Error, budget::Share};
 
 /// How many bytes over the limit are read, and thrown away, so that the client can read the answer.
@@ -97,11 +97,9 @@ impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T
 
     async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
         check_type(request)?;
-        let limits: &Limits = request.data().expect("the edge sets the limits");
-        let deadline: &Deadline = request.data().expect("the edge sets the deadline");
-        let limit = S::of(limits);
-        let share: &Share = request.data().expect("the edge gives a share");
-        let bytes = timeout_at(deadline.instant(), read(body.take()?.into(), limit, share)).await;
+        let context = Context::of(request);
+        let limit = S::of(context.limits());
+        let bytes = timeout_at(context.deadline().instant(), read(body.take()?.into(), limit, context.share())).await;
         let bytes = bytes.map_err(|_| too_slow())??;
         let digest = request.headers().contains_key(IDEMPOTENCY_KEY).then(|| digest(request, &bytes));
         Ok(Self { value: parse(&bytes)?, digest, size: PhantomData })

@@ -16,16 +16,72 @@ use std::{
     time::Duration,
 };
 
+use poem::{Request, http::HeaderValue};
 use tokio::time::Instant;
 
-/// When the request must be answered. Set by [`super::edge`]; clones are the same.
-#[derive(Debug, Clone)]
-pub struct Deadline(Arc<Mutex<Instant>>);
+use super::{admission::Arrival, budget::Share};
+
+/// What goes with a request from [`super::edge`] on; clones are the same.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    arrival: Arrival,
+    request_id: HeaderValue,
+    deadline: Deadline,
+    limits: Limits,
+    share: Share,
+}
+
+impl Context {
+    /// How the request came, its id (which is ASCII), when it must be answered, how large its body may be, and what it holds of the server's memory.
+    pub fn new(arrival: Arrival, request_id: HeaderValue, deadline: Deadline, limits: Limits, share: Share) -> Self {
+        Self(Arc::new(Inner { arrival, request_id, deadline, limits, share }))
+    }
+
+    /// That of a request.
+    ///
+    /// # Panics
+    ///
+    /// For a request that did not come through [`super::edge`].
+    pub fn of(request: &Request) -> &Self {
+        request.data().expect("the edge gives every request its context")
+    }
+
+    /// How it came.
+    pub fn arrival(&self) -> &Arrival {
+        &self.0.arrival
+    }
+
+    /// Its id.
+    pub fn request_id(&self) -> &str {
+        self.0.request_id.to_str().unwrap_or_default()
+    }
+
+    /// When it must be answered.
+    pub fn deadline(&self) -> &Deadline {
+        &self.0.deadline
+    }
+
+    /// How large its body may be.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// What it holds of the server's memory.
+    pub fn share(&self) -> &Share {
+        &self.0.share
+    }
+}
+
+/// When a request must be answered.
+#[derive(Debug)]
+pub struct Deadline(Mutex<Instant>);
 
 impl Deadline {
     /// The time from now.
     pub fn after(duration: Duration) -> Self {
-        Self(Arc::new(Mutex::new(Instant::now() + duration)))
+        Self(Mutex::new(Instant::now() + duration))
     }
 
     /// The time.

@@ -1,0 +1,96 @@
+//! A request as it comes to the gate, read once and without any I/O.
+
+use std::net::IpAddr;
+
+use poem::{Request, http::HeaderValue};
+
+use super::{Class, Inner, Subject, credentials};
+use crate::{
+    access::{ClientAddress, Key, KeyId, Token},
+    api::Error,
+};
+
+/// Where a request comes from, what it is counted as, and what it presents.
+pub struct Arrival {
+    ip: IpAddr,
+    pub(super) address: ClientAddress,
+    pub(super) class: Class,
+    pub(super) credential: Credential,
+}
+
+/// What a request presents.
+pub(super) enum Credential {
+    /// Nothing, or nothing that counts since everybody may come in.
+    Nothing,
+    /// A key, and the version of its record for which this server has verified it, if it has.
+    Key(Key, Option<i64>),
+    /// A token with its digest.
+    Token([u8; 32]),
+    /// What may be a key of the configuration.
+    Text(String),
+    /// What cannot be a key.
+    Unreadable,
+    /// Two different ones.
+    Several(Error),
+}
+
+impl Arrival {
+    /// The address that it comes from, all of it.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// The id of the key that it presents, whether it is that key or not.
+    pub fn claimed_key(&self) -> Option<KeyId> {
+        match &self.credential {
+            Credential::Key(key, _) => Some(key.id()),
+            _ => None,
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn arrival(&self, request: &Request) -> Arrival {
+        let class = Class::of(request.method(), request.uri().path());
+        let ip = self.address(request);
+        Arrival { ip, address: ip.into(), class, credential: self.credential(request) }
+    }
+
+    fn credential(&self, request: &Request) -> Credential {
+        if self.is_open {
+            return Credential::Nothing;
+        }
+        let text = match credentials::presented(request.headers()) {
+            Err(error) => return Credential::Several(error),
+            Ok(None) => return Credential::Nothing,
+            Ok(Some(None)) => return Credential::Unreadable,
+            Ok(Some(Some(text))) => text,
+        };
+        match (Key::parse(&text), Token::parse(&text)) {
+            (Ok(key), _) => {
+                let version = self.verifier.verified_version(&key);
+                Credential::Key(key, version)
+            }
+            (Err(_), Ok(token)) => Credential::Token(token.digest()),
+            (Err(_), Err(_)) if self.configured().is_empty() => Credential::Unreadable,
+            (Err(_), Err(_)) => Credential::Text(text),
+        }
+    }
+
+    fn address(&self, request: &Request) -> IpAddr {
+        let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
+        let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
+        let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
+        self.proxies.client(peer, self.forwarded, lines)
+    }
+
+    /// Whose window it is that decides, if that is known without asking anybody.
+    pub(super) fn subject(&self, arrival: &Arrival) -> Option<Subject> {
+        match &arrival.credential {
+            Credential::Nothing => Some(Subject::Address(arrival.address)),
+            Credential::Key(key, Some(_)) => Some(Subject::Key(key.id())),
+            Credential::Token(digest) => self.held.get(digest).map(|held| Subject::Key(held.key)),
+            Credential::Key(_, None) | Credential::Text(_) | Credential::Unreadable | Credential::Several(_) => None,
+        }
+    }
+}
