@@ -44,6 +44,11 @@ impl Target {
         self.connect.connect(&self.config).await
     }
 
+    /// Whether it is what is connected to already, as far as the authorities to trust are the same.
+    pub(super) fn is_that_of(&self, connector: &Connector) -> bool {
+        self.config == connector.target().config
+    }
+
     pub(super) fn tls(&self) -> MakeRustlsConnect {
         self.connect.tls.clone()
     }

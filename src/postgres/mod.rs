@@ -134,7 +134,7 @@ impl Database {
         })
     }
 
-    /// Goes over to new settings, if a connection can be made with them: from now on none is used that was made with others. What is running ends as it
+    /// Goes over to new settings, if they are others and if a connection can be made with them: from now on none is used that was made with others. What is running ends as it
     /// would have.
     ///
     /// # Errors
@@ -142,6 +142,9 @@ impl Database {
     /// [`ReloadError`] if none can be made; then everything stays as it was.
     pub async fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
         let target = Target::new(settings)?;
+        if target.is_that_of(&self.connector) && settings.database_ca_file.as_os_str().is_empty() {
+            return Ok(());
+        }
         timeout(Duration::from_secs(settings.database_connect_timeout_seconds), target.connect()).await??;
         self.connector.turn_to(target);
         let since = self.connector.target().since;

@@ -32,7 +32,7 @@ use std::{
 };
 
 use redis::RedisError;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync::watch as channel,
     time::{Instant, timeout},
@@ -125,6 +125,8 @@ pub struct Redis {
 }
 
 struct Shared {
+    /// Of the way.
+    url: RwLock<SecretString>,
     way: channel::Sender<Arc<Way>>,
     line: RwLock<Line>,
     /// How many servers were alive when Redis last told; at least one.
@@ -164,6 +166,7 @@ impl Redis {
         }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
+            url: RwLock::new(settings.redis_url.clone()),
             way: channel::Sender::new(Arc::new(Way::to(settings.redis_url.expose_secret(), timeout)?)),
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
@@ -172,16 +175,21 @@ impl Redis {
         Ok(Self { shared: Arc::new(shared), timeout, prefix: settings.redis_key_prefix.as_str().into() })
     }
 
-    /// Goes over to another URL, if Redis does over a new connection what it is asked. What is being asked is answered over the old one. To one that
+    /// Goes over to another URL, if it is another one and if Redis does over a new connection what it is asked. What is being asked is answered over the old one. To one that
     /// knows nothing of this server it goes as to one that has forgotten ([`Redis::watch`]).
     ///
     /// # Errors
     ///
     /// [`ReloadError`] if it does not; then everything stays as it was.
     pub async fn reload<F: Future<Output = ()>>(&self, settings: &Settings, take_over: impl Fn() -> F) -> Result<(), ReloadError> {
-        let way = Arc::new(Way::to(settings.redis_url.expose_secret(), self.timeout)?);
+        let url = settings.redis_url.expose_secret();
+        if *url == *self.shared.url.read().unwrap_or_else(PoisonError::into_inner).expose_secret() {
+            return Ok(());
+        }
+        let way = Arc::new(Way::to(url, self.timeout)?);
         let found = self.find(&way).await?;
         self.shared.way.send_replace(way);
+        *self.shared.url.write().unwrap_or_else(PoisonError::into_inner) = settings.redis_url.clone();
         // What was admitted without Redis must be charged there first.
         match found.has_forgotten || self.link(false).is_none() {
             true => self.adopt(found, &take_over).await,
