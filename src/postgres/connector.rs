@@ -14,10 +14,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{SetupError, connection_config, tls};
 use crate::config::Settings;
 
-/// How long a connection that PostgreSQL refuses waits for another password: between the moment when one is changed there and the one when it is known
-/// here, nobody needs to be told.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 type Connected = Result<(tokio_postgres::Client, JoinHandle<()>), tokio_postgres::Error>;
 
 /// Makes connections; clones are the same.
@@ -28,6 +24,9 @@ pub(super) struct Connector(watch::Sender<Arc<Target>>);
 pub(super) struct Target {
     config: Config,
     connect: ConfigConnectImpl<MakeRustlsConnect>,
+    /// How long one that PostgreSQL refuses waits for another password: between the moment when it is changed there and the one when it is known here,
+    /// nobody needs to be told. Then a third of the time is left in which a connection must be there.
+    patience: Duration,
     /// Connections that are older are of another target.
     pub(super) since: Instant,
 }
@@ -36,7 +35,8 @@ impl Target {
     /// What these settings describe.
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let (config, tls) = (connection_config(settings)?, tls::connector(settings)?);
-        Ok(Self { config, connect: ConfigConnectImpl { tls }, since: Instant::now() })
+        let patience = Duration::from_secs(settings.database_connect_timeout_seconds) * 2 / 3;
+        Ok(Self { patience, config, connect: ConfigConnectImpl { tls }, since: Instant::now() })
     }
 
     /// A connection outside of the pool.
@@ -78,7 +78,7 @@ impl Connect for Connector {
                 let target = current.borrow_and_update().clone();
                 match target.connect().await {
                     Err(error) if is_refused(&error) => {
-                        if timeout(PATIENCE, current.changed()).await.is_err() {
+                        if timeout(target.patience, current.changed()).await.is_err() {
                             return Err(error);
                         }
                     }

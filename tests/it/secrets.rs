@@ -159,6 +159,8 @@ async fn the_database_password_is_changed_under_load_and_no_request_fails() {
         ("DATABASE_URL", postgres.url.as_str()),
         ("DATABASE_PASSWORD_FILE", file.to_str().unwrap()),
         ("AUDIT_LOG_DIR", audit.to_str().unwrap()),
+        ("DATABASE_CONNECT_TIMEOUT_SECONDS", "15"),
+        ("DATABASE_CHECKOUT_TIMEOUT_SECONDS", "15"),
         ("LOG_FILTER", "info,deadpool=off"),
     ];
     let process = Process::start_with(&names, &settings).await;

@@ -56,7 +56,16 @@ async fn every_operation_that_changes_anything_leaves_a_line() {
         let ask = requests::ask(&table, &world, operation, Site::Own).await;
         let before = digest(&client).await;
         let answer = ask.send(&world.api, &operation.method).await;
-        let has_changed = digest(&client).await != before;
+        let mut has_changed = digest(&client).await != before;
+        // Servers also do things by themselves, but not each time.
+        for _ in 0..if operation.method == "GET" { 2 } else { 0 } {
+            if has_changed {
+                let ask = requests::ask(&table, &world, operation, Site::Own).await;
+                let before = digest(&client).await;
+                ask.send(&world.api, &operation.method).await;
+                has_changed = digest(&client).await != before;
+            }
+        }
         let must = match operation.method.as_str() {
             "GET" if has_changed => Some(true),
             // Looking at keys and users may be recorded as well.
