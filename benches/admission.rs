@@ -10,6 +10,9 @@
 #[allow(dead_code, unused_imports)]
 mod support;
 
+#[allow(dead_code)]
+mod load;
+
 use std::{
     net::SocketAddr,
     process::{Child, Command},
@@ -21,6 +24,7 @@ use std::{
 };
 
 use deadpool_postgres::{Manager, Pool};
+use load::{Connection, request};
 use poem::{
     EndpointExt, IntoResponse, Response, Route, Server,
     http::StatusCode,
@@ -30,10 +34,7 @@ use poem::{
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use support::{Process, TestDatabase, free_port, make_key_with, store_url};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use whatsnext::{
     access::{Grants, Role},
     limits::{Admission, Guard, Limits, Window},
@@ -57,12 +58,12 @@ async fn main() {
     let bare = Bare::start(&database, &unlimited.id().to_string()).await;
 
     println!("| what | ours | bare | ours ÷ bare | bar |\n| --- | --- | --- | --- | --- |");
-    let read = |key: &str| format!("GET /projects/1 HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\n\r\n");
+    let read = |key: &str| request("GET", "/projects/1", &[("x-api-key", key)], None);
     compare("read, with a key and a limit", (ours.address(), read(unlimited.expose())), (bare.address, read(unlimited.expose())), 200)
         .await;
-    let refused = |key| format!("GET /refused HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\n\r\n");
-    compare("flood over the limit", (ours.address(), read(limited.expose())), (bare.address, refused(limited.expose())), 429).await;
-    let short = "GET /short HTTP/1.1\r\nhost: t\r\n\r\n".to_owned();
+    let refused = request("GET", "/refused", &[("x-api-key", limited.expose())], None);
+    compare("flood over the limit", (ours.address(), read(limited.expose())), (bare.address, refused), 429).await;
+    let short = request("GET", "/short", &[], None);
     compare("the same, beside 14 bytes", (ours.address(), read(limited.expose())), (bare.address, short), 429).await;
     println!("| resident memory with {CONNECTIONS} connections | {} MiB | | | ≤ 100 MiB |", ours.resident_bytes() / 1024 / 1024);
 }
@@ -89,12 +90,9 @@ async fn load(address: SocketAddr, request: &str, expected: u16) -> f64 {
         .map(|_| {
             let (request, stop, answers) = (request.to_owned(), stop.clone(), answers.clone());
             tokio::spawn(async move {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let mut buffer = Vec::with_capacity(4096);
+                let mut connection = Connection::open(address).await;
                 while !stop.load(Ordering::Relaxed) {
-                    stream.write_all(request.as_bytes()).await.unwrap();
-                    let status = answer(&mut stream, &mut buffer).await;
+                    let (status, _) = connection.ask(&request).await;
                     // The first of a window that is full for everybody else.
                     answers.fetch_add(u64::from(status == expected), Ordering::Relaxed);
                 }
@@ -107,21 +105,6 @@ async fn load(address: SocketAddr, request: &str, expected: u16) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let answers = answers.load(Ordering::Relaxed) as f64;
     answers / start.elapsed().as_secs_f64()
-}
-
-/// Reads one answer whole; returns its status.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
-    buffer.clear();
-    loop {
-        if let Some(head) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
-            let text = std::str::from_utf8(&buffer[..head]).unwrap();
-            let length = text.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next()).unwrap().parse::<usize>().unwrap();
-            if buffer.len() >= head + 4 + length {
-                return text.split(' ').nth(1).unwrap().parse().unwrap();
-            }
-        }
-        assert!(stream.read_buf(buffer).await.unwrap() > 0, "the server goes on");
-    }
 }
 
 /// The bare server.

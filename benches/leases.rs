@@ -9,7 +9,10 @@
 #[allow(dead_code, unused_imports)]
 mod support;
 
+mod load;
+
 use std::{
+    net::SocketAddr,
     process::Command,
     sync::{
         Arc,
@@ -19,6 +22,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
+use load::{Connection, request};
 use serde_json::{Value, json};
 use support::{Api, Process, TestDatabase, store_url};
 use tokio::sync::mpsc;
@@ -35,11 +39,11 @@ async fn main() {
     let server = Process::start_with(&database, &[("LOG_FILTER", "warn")]).await;
     let api = &server.api;
     println!("| what | measured | bar |\n| --- | --- | --- |");
-    lifecycle(api).await;
+    lifecycle(&server).await;
     waiting(api).await;
-    claims(api, &database).await;
+    claims(&server, &database).await;
     if std::env::var_os("WHATSNEXT_BENCH_LONG").is_some() {
-        long(api, &database).await;
+        long(&server, &database).await;
     }
     println!("| resident memory afterwards | {} MiB | |", server.resident_bytes() / 1024 / 1024);
 }
@@ -62,20 +66,22 @@ async fn fill(api: &Api, project: i64, task: i64, count: usize) {
 }
 
 /// Submit, claim, start, complete: one request each.
-async fn lifecycle(api: &Api) {
+async fn lifecycle(server: &Process) {
+    let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("lifecycle").await;
     let (done, end) = (Arc::new(AtomicUsize::new(0)), Instant::now() + TIME);
     let workers = clients(api, "life", 32).await.into_iter().map(|client| {
-        let (api, done) = (api.clone(), done.clone());
+        let done = done.clone();
         tokio::spawn(async move {
+            let mut connection = Connection::open(address).await;
             let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"n": 1}});
             while Instant::now() < end {
-                api.post("/jobs", job.clone()).await.expect(201);
-                let claimed = api.post(&format!("/projects/{project}/claims"), json!({"client_id": client})).await.expect(200);
+                connection.post("/jobs", &job, 201).await;
+                let claimed = connection.post(&format!("/projects/{project}/claims"), &json!({"client_id": client}), 200).await;
                 let Some(id) = claimed["jobs"][0]["job"]["id"].as_i64() else { continue };
                 let attempt = format!("/jobs/{id}/attempts/{}", claimed["jobs"][0]["attempt"]);
-                api.post(&format!("{attempt}/start"), json!({})).await.expect(200);
-                api.post(&format!("{attempt}/complete"), json!({"result": {"n": 1}})).await.expect(200);
+                connection.post(&format!("{attempt}/start"), &json!({}), 200).await;
+                connection.post(&format!("{attempt}/complete"), &json!({"result": {"n": 1}}), 200).await;
                 done.fetch_add(1, Ordering::Relaxed);
             }
         })
@@ -120,16 +126,26 @@ async fn waiting(api: &Api) {
     }
 }
 
+fn claim(project: i64, client: &str, max_jobs: usize) -> String {
+    request("POST", &format!("/projects/{project}/claims"), &[], Some(&json!({"client_id": client, "max_jobs": max_jobs})))
+}
+
+/// How many jobs the answer to a claim gives.
+fn jobs((status, answer): (u16, &[u8])) -> usize {
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(answer));
+    std::str::from_utf8(answer).unwrap().matches("\"lease_expires_at\"").count()
+}
+
 /// Claims a second for a while, by so many clients, so many jobs at once.
-async fn claim_rate(api: &Api, project: i64, clients: &[String], max_jobs: usize) -> f64 {
+async fn claim_rate(address: SocketAddr, project: i64, clients: &[String], max_jobs: usize) -> f64 {
     let (done, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let claims = clients.iter().map(|client| {
-        let (api, done, client) = (api.clone(), done.clone(), client.clone());
+        let done = done.clone();
+        let claim = claim(project, client, max_jobs);
         tokio::spawn(async move {
+            let mut connection = Connection::open(address).await;
             while start.elapsed() < TIME {
-                let claim = json!({"client_id": client, "max_jobs": max_jobs});
-                let claimed = api.post(&format!("/projects/{project}/claims"), claim).await.expect(200);
-                done.fetch_add(claimed["jobs"].as_array().unwrap().len(), Ordering::Relaxed);
+                done.fetch_add(jobs(connection.ask(&claim).await), Ordering::Relaxed);
             }
         })
     });
@@ -156,7 +172,8 @@ fn pgbench(database: &TestDatabase, task: i64) -> f64 {
     line.split(' ').next().unwrap().parse().unwrap()
 }
 
-async fn claims(api: &Api, database: &TestDatabase) {
+async fn claims(server: &Process, database: &TestDatabase) {
+    let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("claims").await;
     let (mut bare, mut one, mut many) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..3 {
@@ -165,8 +182,8 @@ async fn claims(api: &Api, database: &TestDatabase) {
         fill(api, project, task, 400_000).await;
         database.connect().await.batch_execute("vacuum analyze jobs").await.unwrap();
         bare.push(pgbench(database, task));
-        one.push(claim_rate(api, project, &single, 1).await);
-        many.push(claim_rate(api, project, &greedy, 100).await);
+        one.push(claim_rate(address, project, &single, 1).await);
+        many.push(claim_rate(address, project, &greedy, 100).await);
         api.delete(&format!("/projects/{project}/queue")).await.expect(200);
     }
     let median = |rates: &mut Vec<f64>| {
@@ -180,7 +197,8 @@ async fn claims(api: &Api, database: &TestDatabase) {
 }
 
 /// Claims of half a million jobs while somebody holds a snapshot, so that nothing dead can be removed.
-async fn long(api: &Api, database: &TestDatabase) {
+async fn long(server: &Process, database: &TestDatabase) {
+    let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("long").await;
     let clients = clients(api, "long", 512).await;
     fill(api, project, task, LONG).await;
@@ -192,10 +210,12 @@ async fn long(api: &Api, database: &TestDatabase) {
     for _ in 0..10 {
         let (left, start) = (Arc::new(AtomicUsize::new(LONG / 10)), Instant::now());
         let claims = clients.iter().map(|client| {
-            let (api, left, client) = (api.clone(), left.clone(), client.clone());
+            let left = left.clone();
+            let claim = claim(project, client, 1);
             tokio::spawn(async move {
+                let mut connection = Connection::open(address).await;
                 while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-                    api.post(&format!("/projects/{project}/claims"), json!({"client_id": client})).await.expect(200);
+                    assert_eq!(jobs(connection.ask(&claim).await), 1, "there are some left");
                 }
             })
         });

@@ -2,16 +2,16 @@
 
 mod reload;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, address::NotANetwork},
+    access::{self, TrustedProxies, address::NotANetwork},
     api::{self, Draining, Gate},
     config::Settings,
-    http,
+    http::{self, Tls},
     postgres::{self, Database, migrate},
     queue::{
         Policy, Sweeper, clients,
@@ -36,12 +36,17 @@ pub enum BuildError {
     /// A network that is none.
     #[error("trusted_proxies: {0}")]
     Proxies(#[from] NotANetwork),
+    /// HTTPS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] http::TlsError),
 }
 
 /// One server.
 pub struct App {
     settings: Settings,
     state: api::State,
+    tls: Option<Arc<Tls>>,
+    proxies: TrustedProxies,
     /// To the bells of other servers.
     wire: Wire,
     /// Whether nobody is to wait for jobs any more.
@@ -55,6 +60,8 @@ impl App {
     ///
     /// [`BuildError`] if the settings do not describe the stores.
     pub fn build(settings: Settings) -> Result<Self, BuildError> {
+        let tls = Tls::new(&settings)?.map(Arc::new);
+        let proxies = settings.trusted_proxies.parse()?;
         let database = Database::new(&settings)?;
         let redis = Redis::new(&settings)?;
         let gate = Gate::new(&settings, database.clone(), redis.clone())?;
@@ -64,7 +71,12 @@ impl App {
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
         let state = api::State { database, redis, gate, audit: Audit::default(), jobs, claims, draining, tasks };
-        Ok(Self { settings, state, wire, closing })
+        Ok(Self { settings, state, tls, proxies, wire, closing })
+    }
+
+    /// The server's certificate, if it speaks HTTPS.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
     }
 
     /// The same with an audit log.
@@ -74,11 +86,15 @@ impl App {
         self
     }
 
-    /// What of it takes new settings while it runs: which stores, with which passwords, and the keys of the configuration.
+    /// What of it takes new settings while it runs: the certificate, which stores, with which passwords, and the keys of the configuration.
     pub fn reload(&self) -> Reload {
         let api::State { database, redis, gate, .. } = self.state.clone();
-        let take_over = gate.clone();
+        let (take_over, tls) = (gate.clone(), self.tls.clone());
         Reload::default()
+            .with("the certificate", move |_| {
+                let taken = tls.as_ref().map_or(Ok(()), |tls| tls.reload().map(drop));
+                std::future::ready(taken.map_err(Into::into))
+            })
             .with("the database", move |settings| {
                 let database = database.clone();
                 async move { Ok(database.reload(&settings).await?) }
@@ -118,9 +134,11 @@ impl App {
 
     /// Serves until `stop` is cancelled, then finishes what is in flight: requests, and jobs on their way back into the queue.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { settings, state, wire, closing } = self;
+        let Self { settings, state, tls, proxies, wire, closing } = self;
         let limits = http::Limits {
             connections: settings.max_connections,
+            for_each_address: settings.max_connections_per_address,
+            exempt: proxies,
             head_timeout: Duration::from_secs(settings.header_timeout_seconds),
             write_timeout: Duration::from_secs(settings.write_timeout_seconds),
             drain_timeout: settings.shutdown_timeout() - for_put_backs(&settings),
@@ -137,7 +155,7 @@ impl App {
             refuse.cancel();
         };
         let served = async {
-            http::serve(listener, api::endpoint(&settings, &state), limits, refuse.clone()).await;
+            http::serve(listener, api::endpoint(&settings, &state), limits, tls.clone(), refuse.clone()).await;
             state.tasks.close();
             state.tasks.wait().await;
         };
@@ -159,11 +177,20 @@ impl App {
                 () = state.audit.tend() => {}
                 () = sweeper.run() => {}
                 () = wire.run() => {}
+                () = watch(tls.as_deref()) => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }
         });
         state.database.close();
+    }
+}
+
+/// Looks after the certificate, if there is one.
+async fn watch(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.watch().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`app`] | one server put together, and how it runs and stops |
-//! | [`http`] | connections: accepting, time-outs, draining |
+//! | [`http`] | connections: accepting, TLS, time-outs, draining |
 //! | [`api`] | the HTTP API: reads requests, calls the queue, writes answers, describes itself |
 //! | [`queue`] | the queue: projects, tasks, jobs, clients, and what waits for what |
 //! | [`access`] | who may do what: keys, permissions, where a request comes from |

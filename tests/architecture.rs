@@ -18,9 +18,10 @@ const LAYERS: [&[&str]; 8] =
 const TELEMETRY: &str = "telemetry";
 
 /// Crates that only these may know: modules, or single files of one.
-const OWNERS: [(&[&str], &[&str]); 6] = [
+const OWNERS: [(&[&str], &[&str]); 7] = [
     (&["poem", "poem_openapi"], &["api", "http", "app"]),
     (&["hyper", "hyper_util", "http_body_util", "socket2"], &["http", "api"]),
+    (&["h2", "tokio_rustls", "x509_cert"], &["http"]),
     (&["tokio_postgres", "deadpool_postgres", "refinery", "tokio_postgres_rustls"], &["postgres"]),
     (&["redis"], &["redis", "limits/store", "access/live"]),
     (&["anyhow", "clap"], &["cli"]),

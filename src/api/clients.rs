@@ -142,7 +142,6 @@ impl Api {
             available_cpu: available_cpu.get_i32(),
             available_accelerators: available_accelerators.get_i32(),
         };
-        self.check(&caller, &id).await?;
         let client = self.clients.register(&id, &content, caller.owner().as_ref()).await?;
         Ok(Created { location: format!("/clients/{id}"), body: client.into() })
     }
@@ -234,7 +233,7 @@ impl Api {
 }
 
 impl Api {
-    /// Whether a caller may speak for a client, or make it.
+    /// Whether a caller may speak for a client.
     async fn check(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         match caller.owner() {
             Some(owner) => Ok(self.clients.check(id, &owner).await?),

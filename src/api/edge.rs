@@ -165,10 +165,14 @@ fn held(mut response: Response, share: &Share, is_safe: bool) -> Result<Response
     Ok(response)
 }
 
-/// Refuses a request that has no or two Host headers (RFC 9112, 3.2), and a path or query whose percent-encoding says nothing.
+/// Refuses a request that has no or two Host headers (RFC 9112, 3.2), or over HTTP/2 one that contradicts `:authority` (RFC 9113, 8.3.1), and a path or
+/// query whose percent-encoding says nothing.
 fn check_target(request: &Request) -> Result<(), Error> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+    let authority = request.original_uri().authority().filter(|_| request.version() == Version::HTTP_2);
+    let is_contradicted =
+        authority.is_some_and(|authority| request.headers().get(header::HOST).is_some_and(|host| host != authority.as_str()));
+    if hosts > 1 || is_contradicted || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(Error::bad_request("A request must have one Host header.").closing());
     }
     let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());

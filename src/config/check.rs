@@ -32,10 +32,13 @@ pub enum Refusal {
     /// How long jobs are kept cannot be less than nothing.
     #[error("retention_days is {0}: it must be a number of days, or 0 to keep finished jobs for ever")]
     Retention(f64),
+    /// A certificate without its key, a key without its certificate, or authorities for clients and neither.
+    #[error("tls_cert_file and tls_key_file are to be set together, and before tls_client_ca_file")]
+    HalfOfTls,
     /// What is sent could be read and changed on the way.
     #[error(
-        "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Put a proxy that does TLS \
-         in front and set allow_plaintext=true, or listen on 127.0.0.1"
+        "`{host}` is not a loopback address and this is plain HTTP: what is sent could be read on the way. Set tls_cert_file and \
+         tls_key_file, or put a proxy that does TLS in front and set allow_plaintext=true, or listen on 127.0.0.1"
     )]
     Plaintext {
         /// The configured host.
@@ -67,7 +70,12 @@ impl Settings {
         if !(0.0..=365_000.0).contains(&self.retention_days) {
             return Err(Refusal::Retention(self.retention_days));
         }
-        if !self.allow_plaintext && !is_loopback(&self.host) {
+        let [certificate, key, clients] =
+            [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file].map(|file| !file.as_os_str().is_empty());
+        if certificate != key || (clients && !certificate) {
+            return Err(Refusal::HalfOfTls);
+        }
+        if !self.has_tls() && !self.allow_plaintext && !is_loopback(&self.host) {
             return Err(Refusal::Plaintext { host: self.host.clone() });
         }
         Ok(())
@@ -100,7 +108,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         "cors_* is set, but this version sends no CORS headers yet: browsers refuse other origins",
     );
     warn(
-        settings.allow_plaintext && !is_loopback(&settings.host),
+        settings.allow_plaintext && !settings.has_tls() && !is_loopback(&settings.host),
         "allow_plaintext=true: nothing but a proxy in front protects what is sent",
     );
     warn(settings.audit_log_dir.as_os_str().is_empty(), "audit_log_dir is empty: nobody will be able to say who did what");
@@ -150,6 +158,11 @@ mod tests {
         assert_eq!(settings(&[("host", "0.0.0.0")]).refuse_unsafe(), Err(Refusal::Plaintext { host: "0.0.0.0".to_owned() }));
         assert_eq!(settings(&[("host", "0.0.0.0"), ("allow_plaintext", "true")]).refuse_unsafe(), Ok(()));
         assert_eq!(settings(&[("host", "::1")]).refuse_unsafe(), Ok(()));
+        let tls = [("host", "0.0.0.0"), ("tls_cert_file", "c.pem"), ("tls_key_file", "k.pem")];
+        assert_eq!(settings(&tls).refuse_unsafe(), Ok(()));
+        assert_eq!(settings(&tls[..2]).refuse_unsafe(), Err(Refusal::HalfOfTls));
+        assert_eq!(settings(&tls[2..]).refuse_unsafe(), Err(Refusal::HalfOfTls));
+        assert_eq!(settings(&[("tls_client_ca_file", "a.pem")]).refuse_unsafe(), Err(Refusal::HalfOfTls));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`Settings`] is what the rest of the program sees. [`load`] makes it of the embedded defaults (`deploy/config/default.toml`, which
 //! documents every setting), a TOML file, `.env`, the environment and flags. [`warnings`] names combinations that an operator should know of.
 
+mod authorities;
 mod check;
 mod load;
 
@@ -11,6 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use authorities::{AuthoritiesError, authorities, read_authorities};
 pub use check::{Refusal, warnings};
 pub use load::{Effective, Error, Sources, is_secret, load};
 
@@ -23,6 +25,11 @@ pub struct Settings {
     pub reuse_port: bool,
     pub allow_plaintext: bool,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub tls_cert_file: PathBuf,
+    pub tls_key_file: PathBuf,
+    pub tls_client_ca_file: PathBuf,
+    pub tls_hsts_seconds: u64,
 
     pub database_hostname: String,
     pub database_port: u16,
@@ -38,6 +45,7 @@ pub struct Settings {
     pub database_statement_timeout_seconds: u64,
 
     pub redis_url: SecretString,
+    pub redis_ca_file: PathBuf,
     pub redis_timeout_milliseconds: u64,
     pub redis_key_prefix: String,
     pub redis_failure: RedisFailure,
@@ -149,6 +157,11 @@ pub enum AuditFailure {
 }
 
 impl Settings {
+    /// Whether the server speaks HTTPS.
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert_file.as_os_str().is_empty()
+    }
+
     /// How long a request may take from its first byte to its answer.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_seconds)

@@ -1,31 +1,20 @@
-//! One connection: what is known of it while a request is answered, and how it is written to.
+//! What is to be done when an answer has been given to the socket.
+//!
+//! An answer takes its receipts with it: over HTTP/2 many answers share a connection, each waits for a window of its own, and one may be taken back while
+//! others go out. So a receipt belongs to a piece of a body ([`super::answer`]), and counts when the last byte of that piece was taken by what writes, and
+//! all that it was given has been flushed down to the socket afterwards.
 
 use std::{
     io::{self, IoSlice},
-    os::fd::AsFd as _,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use bytes::Bytes;
-use nix::{
-    libc,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
-};
-
-/// How fast a client must read in the long run, in bytes a second.
-const LEAST_RATE: u64 = 32 * 1024;
-
-/// How many bytes the socket takes before they can be sent.
-const UNSENT: u32 = 128 * 1024;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The largest answer, head and all, that is copied into one piece, in bytes.
 const SMALL: usize = 1024;
@@ -38,15 +27,11 @@ pub struct Connection(Arc<Mutex<Vec<Receipt>>>);
 type Receipt = Box<dyn FnOnce() + Send>;
 
 impl Connection {
-    /// Calls `receipt` when all that is to be sent so far has been given to the socket, and its other side was open the moment before. If that does not
-    /// happen `receipt` is dropped. Bytes on the network may still be lost; nobody can know. Answers to requests that came together may be sent together,
-    /// and are then received together or not at all.
+    /// Calls `receipt` when this request's answer, up to the frame of its body that is being made or made next, has been given to the socket, and the
+    /// other side was open the moment before. If that does not happen `receipt` is dropped. Bytes on the network may still be lost; nobody can know.
+    /// Answers to requests that came together may be sent together, and are then received together or not at all.
     pub fn when_sent(&self, receipt: impl FnOnce() + Send + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(receipt));
-    }
-
-    fn has_receipts(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn take_receipts(&self) -> Vec<Receipt> {
@@ -54,90 +39,87 @@ impl Connection {
     }
 }
 
-/// A socket that closes when its client reads too slowly, and that tells the [`Connection`] what was sent.
-///
-/// `write_timeout` is how long writing may stand still at first; for each [`LEAST_RATE`] bytes that go out a second is added.
-pub(super) struct Socket {
-    stream: TcpStream,
-    /// What was read from it before.
-    first: Bytes,
-    connection: Connection,
-    write_timeout: Duration,
-    blocked: Option<Blocked>,
+/// The receipts of all answers that are on their way over one connection.
+#[derive(Clone, Default)]
+pub(super) struct Outbox {
+    unsigned: Arc<AtomicUsize>,
+    written: Arc<Mutex<Vec<Slip>>>,
 }
 
-/// Since the socket took no more bytes for the first time; until everything is written.
-struct Blocked {
-    deadline: Instant,
-    timer: Pin<Box<Sleep>>,
+/// Receipts that go out with a piece of a body. They count as unsigned until this is dropped.
+pub(super) struct Slip {
+    receipts: Vec<Receipt>,
+    unsigned: Arc<AtomicUsize>,
 }
 
-impl Socket {
-    /// # Errors
-    ///
-    /// If the socket is gone already.
-    pub(super) fn new(stream: TcpStream, first: Bytes, connection: Connection, write_timeout: Duration) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        // Otherwise Linux tells that there is room only when a third of a buffer of megabytes is free, and a steady reader looks like none. It also keeps
-        // what was given to the socket near to what was sent.
-        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
-        Ok(Self { stream, first, connection, write_timeout, blocked: None })
+impl Outbox {
+    /// What goes out with the piece that is made now, if anything does.
+    pub(super) fn slip(&self, connection: &Connection) -> Option<Slip> {
+        let receipts = connection.take_receipts();
+        if receipts.is_empty() {
+            return None;
+        }
+        self.unsigned.fetch_add(1, Ordering::Relaxed);
+        Some(Slip { receipts, unsigned: self.unsigned.clone() })
     }
 
-    /// Whether the other side has closed, or reset, the connection; also if there is something to be read before that.
-    fn is_closed(&self) -> bool {
-        let closed = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP | PollFlags::POLLERR;
-        !matches!(poll(&mut [PollFd::new(self.stream.as_fd(), closed)], PollTimeout::ZERO), Ok(0))
+    /// The piece was taken by what writes to the connection.
+    pub(super) fn put(&self, slip: Slip) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(slip);
     }
 
-    fn poll_written(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if self.connection.has_receipts() && self.is_closed() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        match write(Pin::new(&mut self.stream), context) {
-            Poll::Ready(written) => {
-                if let (Some(blocked), Ok(written)) = (&mut self.blocked, &written) {
-                    let written = u64::try_from(*written).unwrap_or(u64::MAX);
-                    blocked.deadline += Duration::from_nanos(written.saturating_mul(1_000_000_000) / LEAST_RATE);
-                }
-                Poll::Ready(written)
-            }
-            Poll::Pending => self.poll_too_slow(context).map(Err),
-        }
+    /// Whether there is anything on its way that somebody wants to know of.
+    pub(super) fn has_unsigned(&self) -> bool {
+        self.unsigned.load(Ordering::Relaxed) > 0
     }
 
-    fn poll_too_slow(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let first = Instant::now() + self.write_timeout;
-        let blocked = self.blocked.get_or_insert_with(|| Blocked { deadline: first, timer: Box::pin(sleep_until(first)) });
-        if blocked.timer.deadline() != blocked.deadline {
-            blocked.timer.as_mut().reset(blocked.deadline);
-        }
-        ready!(blocked.timer.as_mut().poll(context));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client reads its answer too slowly"))
+    fn take_written(&self) -> Vec<Slip> {
+        std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl AsyncRead for Socket {
+impl Drop for Slip {
+    fn drop(&mut self) {
+        self.unsigned.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The uppermost layer of a connection, which signs.
+pub(super) struct Signing {
+    inner: Pin<Box<dyn Duplex>>,
+    outbox: Outbox,
+}
+
+/// What bytes go over: a socket, or TLS over one.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+impl Signing {
+    pub(super) fn new(inner: Pin<Box<dyn Duplex>>, outbox: Outbox) -> Self {
+        Self { inner, outbox }
+    }
+}
+
+impl Drop for Signing {
+    /// What was taken and could not be flushed any more.
+    fn drop(&mut self) {
+        drop(self.outbox.take_written());
+    }
+}
+
+impl AsyncRead for Signing {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let length = self.first.len().min(buffer.remaining());
-            buffer.put_slice(&self.first.split_to(length));
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.inner.as_mut().poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_written(context, |stream, context| stream.poll_write(context, bytes))
+impl AsyncWrite for Signing {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.inner.as_mut().poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if length <= SMALL {
             // The kernel takes one small piece for less than it takes two.
@@ -149,24 +131,26 @@ impl AsyncWrite for Socket {
             });
             return self.poll_write(context, &whole[..length]);
         }
-        self.poll_written(context, |stream, context| stream.poll_write_vectored(context, slices))
+        self.inner.as_mut().poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
-    /// hyper flushes when it has written everything that it was given.
+    /// hyper, and TLS below it, flush when they have written everything that they were given.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.blocked = None;
-        for receipt in self.connection.take_receipts() {
-            receipt();
+        ready!(self.inner.as_mut().poll_flush(context))?;
+        if !self.outbox.has_unsigned() {
+            return Poll::Ready(Ok(()));
+        }
+        for mut slip in self.outbox.take_written() {
+            slip.receipts.drain(..).for_each(|receipt| receipt());
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        self.inner.as_mut().poll_shutdown(context)
     }
 }

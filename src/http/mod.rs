@@ -1,53 +1,58 @@
-//! Connections: the accept loop, their time-outs and number, and how they end.
+//! Connections: the accept loop, TLS, their time-outs and number, and how they end.
 //!
 //! The loop is ours and not `poem::Server`, which sets no TCP_NODELAY, waits for ever for a request's headers, and spins when the process has no file
-//! descriptor left. hyper speaks HTTP/1.1 here; everything above it is a poem [`Endpoint`]. HTTP/2 comes with TLS: it takes a body before there is room to
-//! send it, so that [`Connection::when_sent`] must then know more than that the connection was flushed, and idle connections must end.
+//! descriptor left. hyper speaks HTTP/1.1, and HTTP/2 where TLS agreed on it; everything above it is a poem [`Endpoint`].
+//!
+//! | | HTTP/1.1 | HTTP/2 |
+//! | --- | --- | --- |
+//! | idle, or slow to begin | [`Limits::head_timeout`] | the same to twice as long without a request ([`streams`]) |
+//! | slow to read | its socket ([`socket`]) | each answer has the same clock ([`streams`]), and the socket for all of them |
+//! | answered ([`Connection::when_sent`]) | its bytes were flushed to the socket | the same: an answer's stream lasts until all of it was taken ([`answer`]) |
+//! | too many | [`Limits::connections`], and for each address ([`places`]) | requests count as connections do, more are refused as undone |
 
 mod announced;
+mod answer;
 mod connection;
+mod conversation;
 mod listen;
+mod places;
+mod socket;
+mod streams;
 mod timer;
+mod tls;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::TokioIo,
-    server::graceful::{GracefulShutdown, Watcher},
-};
-use poem::{
-    Addr, Endpoint, Response,
-    http::uri::Scheme,
-    web::{LocalAddr, RemoteAddr},
-};
+use poem::{Endpoint, Response};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::access::TrustedProxies;
-use connection::Socket;
-use timer::Timer;
+use conversation::Shared;
+use places::Places;
 
 pub use connection::Connection;
 pub use listen::{ListenError, listen};
+pub use tls::{Tls, TlsError};
 
 /// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 
-/// The largest request line with headers, in bytes. hyper looks when it has to read more, so what comes at once may be about twice as large.
-const HEAD_LIMIT: usize = 64 * 1024;
-
 /// Limits of connections, and who announces them.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once, and besides requests at once over HTTP/2.
     pub connections: usize,
-    /// From when a connection waits for a request until its headers are there; then it is closed. So this is also how long an idle connection stays.
+    /// How many of both together one address may have, 0 for any number.
+    pub for_each_address: usize,
+    /// Whose addresses may have any number: they speak for many.
+    pub exempt: TrustedProxies,
+    /// From when a connection waits for a request until its headers are there; then it is closed. So this is also how long an idle connection stays, and
+    /// how long the TLS handshake may take.
     pub head_timeout: Duration,
     /// How long an answer may wait for its client to read, at first; a client that reads is given more ([`Connection`]).
     pub write_timeout: Duration,
@@ -57,18 +62,18 @@ pub struct Limits {
     pub announced_by: TrustedProxies,
 }
 
-/// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns.
-pub async fn serve<E>(listener: TcpListener, endpoint: E, limits: Limits, stop: CancellationToken)
+/// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns. With `tls` over
+/// HTTPS only.
+pub async fn serve<E>(listener: TcpListener, endpoint: E, limits: Limits, tls: Option<Arc<Tls>>, stop: CancellationToken)
 where
     E: Endpoint<Output = Response> + 'static,
 {
-    let endpoint = Arc::new(endpoint);
-    let drain_timeout = limits.drain_timeout;
-    let limits = Arc::new(limits);
     let connections = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
+    let drain_timeout = limits.drain_timeout;
     let cut = CancellationToken::new();
-    let open = TaskTracker::new();
+    let tasks = TaskTracker::new();
+    let places = Places::new(limits.connections, limits.for_each_address, limits.exempt.clone());
+    let shared = Arc::new(Shared { endpoint, limits, tls, places, stop: stop.clone(), tasks: tasks.clone() });
     loop {
         let permit = tokio::select! {
             biased;
@@ -82,13 +87,12 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (endpoint, limits, watcher, cut) = (endpoint.clone(), limits.clone(), graceful.watcher(), cut.clone());
-                open.spawn(async move {
-                    let served = connection(stream, peer, endpoint, &limits, watcher);
+                let (shared, cut) = (shared.clone(), cut.clone());
+                tasks.spawn(async move {
                     tokio::select! {
                         () = cut.cancelled() => {}
-                        served = served => {
-                            if let Err(error) = served {
+                        ended = conversation::hold(stream, peer, shared) => {
+                            if let Err(error) = ended {
                                 tracing::debug!(%peer, error = &*error, "a connection ended early");
                             }
                         }
@@ -104,44 +108,13 @@ where
         }
     }
     drop(listener);
-    if timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+    tasks.close();
+    if timeout(drain_timeout, tasks.wait()).await.is_err() {
         tracing::warn!("requests were still running near the end of shutdown_timeout_seconds and were cut");
         cut.cancel();
+        // What the connections held is given back by then, a job that was on its way to a client among it.
+        tasks.wait().await;
     }
-    // What the connections held is given back by then, a job that was on its way to a client among it.
-    open.close();
-    open.wait().await;
-}
-
-async fn connection<E>(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    endpoint: Arc<E>,
-    limits: &Limits,
-    watcher: Watcher,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
-where
-    E: Endpoint<Output = Response> + 'static,
-{
-    let (client, first) = match limits.announced_by.contains(peer.ip()) {
-        true => timeout(limits.head_timeout, announced::read(&mut stream, peer)).await??,
-        false => (peer, Bytes::new()),
-    };
-    let local = LocalAddr(Addr::SocketAddr(stream.local_addr()?));
-    let remote = RemoteAddr(Addr::SocketAddr(client));
-    let connection = Connection::default();
-    let socket = Socket::new(stream, first, connection.clone(), limits.write_timeout)?;
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (endpoint, local, remote, connection) = (endpoint.clone(), local.clone(), remote.clone(), connection.clone());
-        async move {
-            let mut request: poem::Request = (request, local, remote, Scheme::HTTP).into();
-            request.set_data(connection);
-            Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await))
-        }
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(Timer::default()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_LIMIT);
-    Ok(watcher.watch(builder.serve_connection(TokioIo::new(socket), service)).await?)
 }
 
 /// Whether an accept failed because of that one connection, so that the next can be accepted at once.

@@ -15,7 +15,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use secrecy::ExposeSecret;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::config::{DatabaseTls, Settings};
+use crate::config::{AuthoritiesError, DatabaseTls, Settings};
 
 use connector::{Connector, Target};
 use lanes::{Lanes, Place};
@@ -40,7 +40,10 @@ pub enum SetupError {
     Url,
     /// The authorities to trust cannot be loaded.
     #[error("database_ca_file: {0}")]
-    Authorities(String),
+    Authorities(#[from] AuthoritiesError),
+    /// TLS cannot be set up.
+    #[error("TLS to the database cannot be set up: {0}")]
+    Tls(#[source] rustls::Error),
     /// The pool cannot be made.
     #[error("the connection pool cannot be made: {0}")]
     Pool(#[from] deadpool_postgres::BuildError),

@@ -6,19 +6,17 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::SetupError;
-use crate::config::{DatabaseTls, Settings};
+use crate::config::{DatabaseTls, Settings, read_authorities};
 
 /// The connector that `database_tls` asks for.
 pub(super) fn connector(settings: &Settings) -> Result<MakeRustlsConnect, SetupError> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| SetupError::Authorities(error.to_string()))?;
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(SetupError::Tls)?;
     let config = match settings.database_tls {
         DatabaseTls::VerifyFull => builder.with_root_certificates(authorities(settings)?).with_no_client_auth(),
         DatabaseTls::Disable | DatabaseTls::Prefer | DatabaseTls::Require => {
@@ -29,21 +27,13 @@ pub(super) fn connector(settings: &Settings) -> Result<MakeRustlsConnect, SetupE
 }
 
 fn authorities(settings: &Settings) -> Result<RootCertStore, SetupError> {
-    let mut store = RootCertStore::empty();
     let file = &settings.database_ca_file;
     if file.as_os_str().is_empty() {
+        let mut store = RootCertStore::empty();
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(store);
     }
-    let unusable = |reason: String| SetupError::Authorities(format!("{}: {reason}", file.display()));
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))? {
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        store.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(unusable("holds no certificate in PEM form".to_owned()));
-    }
-    Ok(store)
+    Ok(read_authorities(file)?.1)
 }
 
 /// Takes any certificate, as `prefer` and `require` are documented to; the handshake's signatures are checked all the same.

@@ -39,9 +39,9 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::config::Settings;
+use crate::config::{AuthoritiesError, Settings, read_authorities};
 use connection::Link;
-use way::{Address, Way};
+use way::{Address, Authorities, Way};
 
 pub use connection::Connection;
 
@@ -64,6 +64,9 @@ pub enum SetupError {
          redis+sentinel://[user:password@]host:port,host:port/master-name/number[?sentinel_password=…] (or rediss+sentinel://)"
     )]
     Form(#[source] Option<RedisError>),
+    /// The authorities to trust cannot be loaded.
+    #[error("redis_ca_file: {0}")]
+    Authorities(#[from] AuthoritiesError),
     /// Keys of one subject would be in different slots of a cluster.
     #[error("redis_key_prefix must not contain {{ or }}: braces say which keys a cluster keeps together")]
     Prefix,
@@ -167,7 +170,7 @@ impl Redis {
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
             url: RwLock::new(settings.redis_url.clone()),
-            way: channel::Sender::new(Arc::new(Way::to(settings.redis_url.expose_secret(), timeout)?)),
+            way: channel::Sender::new(Arc::new(Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?)),
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
             server: Uuid::new_v4(),
@@ -183,10 +186,11 @@ impl Redis {
     /// [`ReloadError`] if it does not; then everything stays as it was.
     pub async fn reload<F: Future<Output = ()>>(&self, settings: &Settings, take_over: impl Fn() -> F) -> Result<(), ReloadError> {
         let url = settings.redis_url.expose_secret();
-        if *url == *self.shared.url.read().unwrap_or_else(PoisonError::into_inner).expose_secret() {
+        let is_known = *url == *self.shared.url.read().unwrap_or_else(PoisonError::into_inner).expose_secret();
+        if is_known && settings.redis_ca_file.as_os_str().is_empty() {
             return Ok(());
         }
-        let way = Arc::new(Way::to(url, self.timeout)?);
+        let way = Arc::new(Way::to(url, authorities(settings).map_err(SetupError::from)?, self.timeout)?);
         let found = self.find(&way).await?;
         self.shared.way.send_replace(way);
         *self.shared.url.write().unwrap_or_else(PoisonError::into_inner) = settings.redis_url.clone();
@@ -317,6 +321,14 @@ impl Attempt {
             return Err(Away);
         }
     }
+}
+
+fn authorities(settings: &Settings) -> Result<Authorities, AuthoritiesError> {
+    let file = &settings.redis_ca_file;
+    if file.as_os_str().is_empty() {
+        return Ok(Authorities::default());
+    }
+    Ok(Authorities(Some(read_authorities(file)?.0)))
 }
 
 /// The name of a subject's key under a prefix ([`Redis::key`]).

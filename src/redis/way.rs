@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisError, TlsCertificates, Value,
     aio::MultiplexedConnection,
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -31,8 +31,13 @@ pub(super) enum Way {
     Sentinel(Sentinels),
 }
 
+/// The authorities that servers with TLS must have a certificate of, in PEM form; those of the system if there are none.
+#[derive(Clone, Default)]
+pub(super) struct Authorities(pub(super) Option<Vec<u8>>);
+
 /// Those who know which server is the master.
 pub(super) struct Sentinels {
+    authorities: Authorities,
     sentinels: Vec<Client>,
     name: String,
     master: Master,
@@ -40,21 +45,24 @@ pub(super) struct Sentinels {
 
 impl Way {
     /// The way to what a URL describes. Making a connection takes at most `time`.
-    pub(super) fn to(url: &str, time: Duration) -> Result<Self, SetupError> {
+    pub(super) fn to(url: &str, authorities: Authorities, time: Duration) -> Result<Self, SetupError> {
         match place(url).ok_or(SetupError::Form(None))? {
-            Place::One => Ok(Self::One(open(url)?)),
+            Place::One => Ok(Self::One(authorities.open(url)?)),
             Place::Cluster(nodes) => {
                 // Nodes that are gone may be met twice: among those of the URL, and among those of which the others tell.
-                let clients = nodes.iter().map(|node| open(node.as_str())).collect::<Result<_, _>>()?;
-                let builder = ClusterClientBuilder::new(nodes).connection_timeout(time / 4).response_timeout(time);
+                let clients = nodes.iter().map(|node| authorities.open(node.as_str())).collect::<Result<_, _>>()?;
+                let mut builder = ClusterClientBuilder::new(nodes).connection_timeout(time / 4).response_timeout(time);
+                if let Some(certificates) = authorities.certificates() {
+                    builder = builder.certs(certificates);
+                }
                 // Enough to follow a slot that moves. Whoever asks does not wait for long.
                 Ok(Self::Cluster(builder.retries(3).min_retry_wait(2).max_retry_wait(20).build().map_err(wrong)?.into(), clients))
             }
             Place::Sentinel { sentinels, name, master } => {
                 // So that what is wrong with it is told now.
-                open(master.at("localhost", 1))?;
-                let sentinels = sentinels.into_iter().map(open).collect::<Result<_, _>>()?;
-                Ok(Self::Sentinel(Sentinels { sentinels, name, master }))
+                authorities.open(master.at("localhost", 1))?;
+                let sentinels = sentinels.into_iter().map(|url| authorities.open(url)).collect::<Result<_, _>>()?;
+                Ok(Self::Sentinel(Sentinels { authorities, sentinels, name, master }))
             }
         }
     }
@@ -90,7 +98,7 @@ impl Way {
             }
             Self::Sentinel(sentinels) => {
                 let ((host, port), _) = sentinels.address(time).await?;
-                Ok(Client::open(sentinels.master.at(&host, port))?)
+                Ok(sentinels.authorities.client(sentinels.master.at(&host, port))?)
             }
         }
     }
@@ -132,7 +140,7 @@ impl Sentinels {
 
     async fn connect(&self, time: Duration) -> Result<(MultiplexedConnection, Address), Error> {
         let ((host, port), _) = self.address(time).await?;
-        let client = Client::open(self.master.at(&host, port))?;
+        let client = self.authorities.client(self.master.at(&host, port))?;
         let mut connection = connection(&client, time).await?;
         // A replica may have been told to take writes.
         let role: Vec<Value> = cmd("ROLE").query_async(&mut connection).await?;
@@ -143,8 +151,22 @@ impl Sentinels {
     }
 }
 
-fn open(url: impl IntoConnectionInfo) -> Result<Client, SetupError> {
-    Client::open(url).map_err(wrong)
+impl Authorities {
+    fn open(&self, url: impl IntoConnectionInfo) -> Result<Client, SetupError> {
+        self.client(url).map_err(wrong)
+    }
+
+    fn client(&self, url: impl IntoConnectionInfo) -> Result<Client, RedisError> {
+        let server = url.into_connection_info()?;
+        match self.certificates() {
+            Some(certificates) if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) => Client::build_with_tls(server, certificates),
+            _ => Client::open(server),
+        }
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        self.0.clone().map(|root| TlsCertificates { client_tls: None, root_cert: Some(root) })
+    }
 }
 
 fn wrong(error: RedisError) -> SetupError {

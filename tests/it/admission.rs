@@ -259,7 +259,7 @@ async fn forged_headers_change_nobodys_address() {
 async fn connections_are_announced_by_trusted_proxies_only() {
     let database = TestDatabase::new().await;
     let announced = [("RATE_LIMIT_PER_MINUTE", "3"), ("FORWARDED_BY", "proxy-protocol"), ("HEADER_TIMEOUT_SECONDS", "1")];
-    let trusting = Process::start_with_announcement(&database, &[&announced[..], &[("TRUSTED_PROXIES", "127.0.0.1")]].concat()).await;
+    let trusting = Process::start_listening(&database, &[&announced[..], &[("TRUSTED_PROXIES", "127.0.0.1")]].concat()).await;
     let v1 = |source: &str| format!("PROXY TCP4 {source} 192.0.2.2 56324 443\r\n").into_bytes();
     let v2 = |source: [u8; 4]| {
         let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();

@@ -1,6 +1,7 @@
 //! Claims with a lease: what a client gets, what it may say of it, and what becomes of jobs whose clients fall silent.
 
 mod claiming;
+mod crowd;
 mod ending;
 mod explaining;
 mod waiting;

@@ -195,8 +195,8 @@ async fn the_connection_to_the_database_is_as_safe_as_asked_for() {
     let without = Proxy::to_postgresql().await;
     let other = Tls::new("elsewhere.example");
     let misnamed = Proxy::to_postgresql_over(&other).await;
-    let authority = tls.authority_file.path().display().to_string();
-    let other_authority = other.authority_file.path().display().to_string();
+    let authority = tls.authority.file();
+    let other_authority = other.authority.file();
 
     let try_it = async |proxy: &Proxy, mode: &str, authority: &str| {
         let url = proxy.database_url(&database);

@@ -22,12 +22,17 @@ impl Store {
     }
 
     /// Registers a client, or refreshes the one with this id; active either way. A new one is the owner's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OthersClient`]. Nobody's owner is refused nothing.
     pub async fn register(&self, id: &str, content: &Content, owner: Option<&Owner>) -> Result<Client> {
         let connection = self.database.client().await?;
         let Content { name, entity, description, available_cpu, available_accelerators } = content;
         let (user, key) = (owner.and_then(|owner| owner.user), owner.map(|owner| &owner.key));
         let params: Params<'_> = &[&id, name, entity, description, available_cpu, available_accelerators, &user, &key];
-        Ok(client(&sql::UPSERT.one(&connection, params).await?))
+        let row = sql::UPSERT.maybe(&connection, params).await?;
+        row.map(|row| client(&row)).ok_or_else(|| Error::OthersClient(id.to_owned()))
     }
 
     /// Whether somebody may speak for a client. Of one that does not exist nothing is said.

@@ -1,134 +1,104 @@
-//! People who submit, and clients that claim, work, fall silent, lose answers and die.
+//! People who submit, cancel, retry and delete, and clients that claim, work, fall silent, lose answers and die.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::log::{Ending, Log, Offer, Operation, Outcome};
-
-/// How long every lease lasts.
-pub(super) const LEASE: Duration = Duration::from_secs(1);
-
-/// When an answer is given up.
-const PATIENCE: Duration = Duration::from_secs(4);
+use super::{
+    log::{Ending, New, Offer, Operation, Outcome},
+    random::Random,
+    world::{LEASE, World},
+};
 
 /// What each client has.
 pub(super) const CPUS: u64 = 4;
 
-/// Numbers that look random and are the same for the same seed (SplitMix64, Steele and others 2014).
+/// How long the lease of what is fetched lasts at the server that gives one.
+pub(super) const FETCH_LEASE_SECONDS: u64 = 2;
+
+/// A crowd: what runs in one process. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Another one, whose numbers are its own.
-    pub(super) fn fork(&mut self) -> Self {
-        Self(self.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// From 0 to below this.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn milliseconds(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
-    }
-}
-
-/// How a report finds its attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Guard {
-    /// It names the attempt that it is about.
-    Attempt,
-    /// Broken: whatever it names, the current one is meant.
-    None,
-}
-
-/// The way to the servers, and what all that use it have in common.
-#[derive(Clone)]
-pub(super) struct World {
-    pub(super) log: Log,
-    pub(super) project: i64,
-    /// Tasks that need 1, 2, 3 … CPUs.
-    pub(super) tasks: Vec<i64>,
-    pub(super) guard: Guard,
-    servers: Arc<Mutex<Vec<String>>>,
-    http: reqwest::Client,
+pub(super) struct Crowd {
+    world: World,
+    name: String,
     submitted: Arc<Mutex<Vec<i64>>>,
-    /// Nothing new is submitted, and clients do nothing but work.
-    calm: Arc<AtomicBool>,
-    over: Arc<AtomicBool>,
 }
 
-impl World {
-    pub(super) fn new(servers: Vec<String>, project: i64, tasks: Vec<i64>, guard: Guard) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let (log, servers) = (Log::new(), Arc::new(Mutex::new(servers)));
-        Self { log, project, tasks, guard, servers, http, submitted: Arc::default(), calm: Arc::default(), over: Arc::default() }
+/// How many clients a crowd has.
+const CLIENTS: usize = 4;
+
+/// The client that claims and dies, in every crowd.
+const KILLED: &str = "killed";
+
+/// The clients of a crowd of this name.
+pub(super) fn clients_of(crowd: &str) -> Vec<String> {
+    (0..CLIENTS).map(|n| format!("{crowd}-{n}")).chain([format!("{crowd}-{KILLED}")]).collect()
+}
+
+impl Crowd {
+    pub(super) fn new(world: World, name: &str) -> Self {
+        Self { world, name: name.to_owned(), submitted: Arc::default() }
     }
 
-    /// A server is somewhere else now.
-    pub(super) fn moved(&self, server: usize, base: String) {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)[server] = base;
+    /// Goes on until it is over.
+    pub(super) async fn run(self, mut random: Random) {
+        let workers = join_all((0..CLIENTS).map(|n| self.clone().work(format!("{}-{n}", self.name), random.fork())));
+        let submitters = join_all((0..2).map(|_| self.clone().submit(random.fork())));
+        tokio::join!(workers, submitters, self.clone().fetch(random.fork()), self.clone().manage(random.fork()));
     }
 
-    pub(super) fn calm_down(&self) {
-        self.calm.store(true, Ordering::Relaxed);
+    fn submitted(&self) -> Vec<i64> {
+        self.submitted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
-    fn is_calm(&self) -> bool {
-        self.calm.load(Ordering::Relaxed)
-    }
-
-    /// Submits jobs, some of which wait for others, until it is calm.
-    pub(super) async fn submit(self, mut random: Random) {
-        while !self.is_calm() {
-            let task = self.tasks[random.below(self.tasks.len() as u64) as usize];
-            let parents: Vec<i64> = {
-                let submitted = self.submitted.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = if submitted.is_empty() { 0 } else { random.below(4).saturating_sub(1) };
-                // Late ones: early ones have completed already.
-                let late = submitted.len().saturating_sub(12) as u64;
-                let parents = (0..count).map(|_| submitted[(late + random.below(submitted.len() as u64 - late)) as usize]);
-                parents.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
-            };
-            if let Outcome::Submitted(id) = self.ask(&mut random, Operation::Submit { parents }, task).await {
-                self.submitted.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    /// Submits jobs, one by one or many at once, some of which wait for others; and again with the same key until it is known that they are there.
+    async fn submit(self, mut random: Random) {
+        while self.world.is_busy() {
+            let count = if random.below(4) == 0 { 2 + random.below(4) } else { 1 };
+            let jobs: Vec<New> = (0..count).map(|_| self.new_job(&mut random)).collect();
+            let key = (random.below(2) == 0).then(|| random.next().to_string());
+            loop {
+                let submit = Operation::Submit { jobs: jobs.clone(), key: key.clone() };
+                // Now and then the answer is not waited for.
+                let patience = if key.is_some() && random.below(5) == 0 { random.milliseconds(0, 20) } else { LEASE * 60 };
+                let outcome = timeout(patience, self.world.ask(&mut random.fork(), submit)).await.unwrap_or(Outcome::Unknown);
+                match outcome {
+                    Outcome::Submitted(ids) => self.submitted.lock().unwrap_or_else(PoisonError::into_inner).extend(ids),
+                    // It is unknown, or being done just now.
+                    Outcome::Unknown | Outcome::Refused(409) if key.is_some() && self.world.is_busy() => {
+                        sleep(random.milliseconds(1, 100)).await;
+                        continue;
+                    }
+                    _ => {}
+                }
+                break;
             }
-            sleep(random.milliseconds(5, 50)).await;
+            sleep(random.milliseconds(20, 150)).await;
+        }
+    }
+
+    fn new_job(&self, random: &mut Random) -> New {
+        let (tasks, submitted) = (self.world.scene().tasks, self.submitted());
+        let count = random.below(4).saturating_sub(1);
+        // Late ones: early ones have completed already.
+        let parents: std::collections::BTreeSet<i64> = (0..count).filter_map(|_| random.recent(&submitted, 12)).collect();
+        New {
+            name: format!("{:016x}", random.next()),
+            task: tasks[random.below(tasks.len() as u64) as usize],
+            parents: parents.into_iter().collect(),
+            max_attempts: if random.below(3) == 0 { 3 } else { 1000 },
         }
     }
 
     /// Claims and works until it is over.
-    pub(super) async fn work(self, client: String, mut random: Random) {
-        while !self.over.load(Ordering::Relaxed) {
-            let most = 1 + random.below(3) as i64;
-            match self.ask(&mut random, Operation::Claim { client: client.clone() }, most).await {
+    async fn work(self, client: String, mut random: Random) {
+        while !self.world.is_over() {
+            let claim = Operation::Claim { client: client.clone(), most: 1 + random.below(3) };
+            match self.world.ask(&mut random, claim).await {
                 Outcome::Claimed(offers) => {
                     for offer in offers {
-                        self.run(&offer, &mut random).await;
+                        self.run_job(&offer, &mut random).await;
                     }
                 }
                 _ => sleep(random.milliseconds(20, 100)).await,
@@ -137,109 +107,83 @@ impl World {
     }
 
     /// Does a job, or something else with it.
-    async fn run(&self, offer: &Offer, random: &mut Random) {
-        let Offer { job, attempt, .. } = *offer;
+    async fn run_job(&self, offer: &Offer, random: &mut Random) {
+        let (world, job, attempt) = (&self.world, offer.job, offer.attempt);
         let report = |ending| Operation::Report { job, attempt, ending };
-        let fate = if self.is_calm() { 0 } else { random.below(100) };
+        let fate = if world.is_busy() { random.below(100) } else { 0 };
         match fate {
-            0..50 => drop(self.ask(random, report(Ending::Complete), 0).await),
-            // It takes longer than the lease.
-            50..60 => {
+            0..45 => drop(world.ask(random, report(Ending::Complete)).await),
+            // It takes longer than the lease; who is told to give up does.
+            45..58 => {
                 for _ in 0..3 {
                     sleep(LEASE / 2).await;
-                    if !matches!(self.ask(random, Operation::Beat { job, attempt }, 0).await, Outcome::Extended(_)) {
-                        break;
+                    match world.ask(random, Operation::Beat { job, attempt }).await {
+                        Outcome::Extended { cancel_requested: false, .. } => {}
+                        Outcome::Extended { .. } if random.below(2) == 0 => {
+                            world.ask(random, report(Ending::Release)).await;
+                            return;
+                        }
+                        _ => break,
                     }
                 }
-                self.ask(random, report(Ending::Complete), 0).await;
+                world.ask(random, report(Ending::Complete)).await;
             }
-            // Three of four may be tried again.
-            60..68 => drop(self.ask(random, report(Ending::Fail), i64::from(fate > 61)).await),
-            68..74 => drop(self.ask(random, report(Ending::Release), 0).await),
+            58..64 => drop(world.ask(random, report(Ending::Fail)).await),
+            64..66 => drop(world.ask(random, report(Ending::GiveUp)).await),
+            66..71 => drop(world.ask(random, report(Ending::Release)).await),
+            71..74 => drop(world.ask(random, report(Ending::Decline)).await),
             // Thought dead, it comes back.
             74..84 => {
                 sleep(LEASE + random.milliseconds(0, 2000)).await;
-                self.ask(random, report(Ending::Complete), 0).await;
+                world.ask(random, report(Ending::Complete)).await;
             }
             // The answer is lost, and the report comes again.
             84..94 => {
-                let _ = timeout(random.milliseconds(0, 10), self.ask(&mut random.fork(), report(Ending::Complete), 0)).await;
-                self.ask(random, report(Ending::Complete), 0).await;
+                let _ = timeout(random.milliseconds(0, 10), world.ask(&mut random.fork(), report(Ending::Complete))).await;
+                world.ask(random, report(Ending::Complete)).await;
             }
             // It dies with what it has.
             _ => {
-                let claim = Operation::Claim { client: "killed".to_owned() };
-                let _ = timeout(random.milliseconds(0, 30), self.ask(&mut random.fork(), claim, 3)).await;
+                let claim = Operation::Claim { client: format!("{}-{KILLED}", self.name), most: 3 };
+                let _ = timeout(random.milliseconds(0, 30), world.ask(&mut random.fork(), claim)).await;
             }
         }
     }
 
-    /// Asks any server for something, and notes it. What `more` means depends on the operation: the task, how many jobs, whether to try again.
-    pub(super) async fn ask(&self, random: &mut Random, operation: Operation, more: i64) -> Outcome {
-        let (path, body) = self.request(&operation, more).await;
-        let base = {
-            let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-            servers[random.below(servers.len() as u64) as usize].clone()
-        };
-        let at = self.log.invoke(operation.clone());
-        let outcome =
-            match self.http.post(format!("{base}{path}")).body(body.to_string()).header("content-type", "application/json").send().await {
-                Ok(answer) if answer.status().is_server_error() => Outcome::Unknown,
-                Ok(answer) if answer.status().is_client_error() => Outcome::Refused(answer.status().as_u16()),
-                Ok(answer) => answer.json::<Value>().await.map_or(Outcome::Unknown, |body| understood(&operation, &body)),
-                Err(_) => Outcome::Unknown,
+    /// Fetches and works as the published client does.
+    async fn fetch(self, mut random: Random) {
+        while !self.world.is_over() {
+            let Outcome::Fetched(Some(job)) = self.world.ask(&mut random, Operation::Fetch).await else {
+                sleep(random.milliseconds(50, 200)).await;
+                continue;
             };
-        self.log.end(at, outcome.clone());
-        outcome
-    }
-
-    async fn request(&self, operation: &Operation, more: i64) -> (String, Value) {
-        match operation {
-            Operation::Submit { parents } => {
-                let depends: serde_json::Map<_, _> = parents.iter().map(|id| (id.to_string(), json!(""))).collect();
-                let retry = json!({"name": "j", "project_id": self.project, "task_id": more, "parameters": {}, "depends": depends,
-                    "max_attempts": 1000, "backoff_seconds": 0});
-                ("/jobs".to_owned(), retry)
+            match if self.world.is_busy() { random.below(10) } else { 0 } {
+                0..7 => sleep(random.milliseconds(0, 300)).await,
+                // Longer than a lease, where there is one.
+                7..9 => sleep(random.milliseconds(FETCH_LEASE_SECONDS * 1000, FETCH_LEASE_SECONDS * 1500)).await,
+                // It dies. Without a lease somebody has to notice.
+                _ => continue,
             }
-            Operation::Claim { client } => {
-                let claim = json!({"client_id": client, "max_jobs": more, "wait_seconds": 1, "lease_seconds": LEASE.as_secs()});
-                (format!("/projects/{}/claims", self.project), claim)
-            }
-            Operation::Beat { job, attempt } => (format!("/jobs/{job}/attempts/{attempt}/heartbeat"), json!({})),
-            Operation::Report { job, attempt, ending } => {
-                let attempt = if self.guard == Guard::None { self.current(*job).await } else { *attempt };
-                let body = match ending {
-                    Ending::Complete => json!({}),
-                    Ending::Fail => json!({"retryable": more > 0}),
-                    Ending::Release => json!({"reason": "preempted"}),
-                };
-                (format!("/jobs/{job}/attempts/{attempt}/{}", ending.path()), body)
-            }
+            self.world.ask(&mut random, Operation::Done { job }).await;
         }
     }
 
-    /// What a server without the guard would take a report for.
-    async fn current(&self, job: i64) -> i32 {
-        let base = self.servers.lock().unwrap_or_else(PoisonError::into_inner)[0].clone();
-        let job: Value = self.http.get(format!("{base}/jobs/{job}")).send().await.unwrap().json().await.unwrap();
-        i32::try_from(job["attempt"].as_i64().unwrap()).unwrap()
-    }
-}
-
-/// What a 2xx says.
-fn understood(operation: &Operation, body: &Value) -> Outcome {
-    let until = |value: &Value| value["lease_expires_at"].as_str().unwrap().parse().unwrap();
-    match operation {
-        Operation::Submit { .. } => Outcome::Submitted(body["id"].as_i64().unwrap()),
-        Operation::Claim { .. } => {
-            let offer = |given: &Value| Offer {
-                job: given["job"]["id"].as_i64().unwrap(),
-                attempt: i32::try_from(given["attempt"].as_i64().unwrap()).unwrap(),
-                lease_expires_at: until(given),
+    /// Cancels, retries and deletes what was submitted lately.
+    async fn manage(self, mut random: Random) {
+        while self.world.is_busy() {
+            sleep(random.milliseconds(20, 200)).await;
+            let Some(job) = random.recent(&self.submitted(), 15) else { continue };
+            let operation = match random.below(20) {
+                0..8 => Operation::Cancel { job },
+                8..15 => Operation::Retry { job },
+                15..17 => {
+                    let status = if random.below(2) == 0 { "FAILED" } else { "CANCELLED" };
+                    // Of the last one only, so that it is known of the others that they were not.
+                    Operation::RetryAll { task: *self.world.scene().tasks.last().expect("one"), status: status.to_owned() }
+                }
+                _ => Operation::Delete { job },
             };
-            Outcome::Claimed(body["jobs"].as_array().unwrap().iter().map(offer).collect())
+            self.world.ask(&mut random, operation).await;
         }
-        Operation::Beat { .. } => Outcome::Extended(until(body)),
-        Operation::Report { .. } => Outcome::Accepted,
     }
 }

@@ -1,9 +1,13 @@
 //! What a claim gives to whom.
 
 use serde_json::{Value, json};
+use whatsnext::queue::{
+    Error, Owner,
+    clients::{self, Content},
+};
 
 use super::World;
-use crate::support::{Server, id};
+use crate::support::{Server, TestDatabase, id};
 
 #[tokio::test]
 async fn a_claim_gives_the_most_urgent_jobs_that_a_client_has_room_for() {
@@ -153,4 +157,64 @@ async fn nobody_is_told_that_there_is_nothing_while_there_is() {
     }
     second.stop().await;
     world.end().await;
+}
+
+/// Of many tasks, whose jobs lie one behind the other, across each other, or both, the most urgent come first.
+#[tokio::test]
+async fn the_most_urgent_jobs_of_many_tasks_come_first() {
+    let world = World::new().await;
+    world.client("large", i32::MAX, 0).await;
+    let mut tasks = Vec::new();
+    for n in 0..40 {
+        tasks.push(world.task(&format!("t{n}"), 1, 0).await);
+    }
+    // Blocks of one task, then all in turn, then some of one that are more urgent than most.
+    let blocks = (0..800).map(|n| (tasks[n / 200], 0));
+    let turns = (0..400).map(|n| (tasks[n % 40], 0));
+    let urgent = (0..300).map(|n| (tasks[39 - n / 100], i32::from(n % 3 > 0)));
+    let jobs: Vec<_> = blocks
+        .chain(turns)
+        .chain(urgent)
+        .map(|(task, priority)| json!({"name": "j", "task_id": task, "parameters": {}, "priority": priority}))
+        .collect();
+    world.api.post(&format!("/projects/{}/jobs/batch", world.project), json!({"jobs": jobs})).await.expect(201);
+    let database = world.database.connect().await;
+    let order = database.query("select id from jobs order by -priority, id", &[]).await.unwrap();
+    let order: Vec<i64> = order.iter().map(|row| row.get("id")).collect();
+    for expected in order.chunks(100) {
+        let mut claimed = world.claim_ids(json!({"client_id": "large", "max_jobs": 100})).await;
+        let mut expected = expected.to_vec();
+        claimed.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(claimed, expected, "the next hundred");
+    }
+    world.end().await;
+}
+
+/// A client's id belongs to who registers it first, also if two do so at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_register_the_same_new_client_one_has_it() {
+    let database = TestDatabase::new().await;
+    let clients = clients::Store::new(database.database());
+    let (one, other) = ("one".to_owned(), "other".to_owned());
+    let owner = |key: &String, user| Owner { user, key: key.clone() };
+    let content = |name: &str| Content {
+        name: name.to_owned(),
+        entity: "lab".to_owned(),
+        description: None,
+        available_cpu: 1,
+        available_accelerators: 0,
+    };
+    // Both have looked, and found that there is none.
+    clients.check("node", &owner(&one, None)).await.unwrap();
+    clients.check("node", &owner(&other, Some(2))).await.unwrap();
+    clients.register("node", &content("one's"), Some(&owner(&one, Some(1)))).await.unwrap();
+    let refused = clients.register("node", &content("other's"), Some(&owner(&other, Some(2)))).await;
+    assert!(matches!(refused, Err(Error::OthersClient(id)) if id == "node"));
+    let kept = clients.get("node").await.unwrap();
+    assert_eq!(kept.content.name, "one's");
+    // The same user with another key, and whoever may do everything.
+    clients.register("node", &content("again"), Some(&owner(&other, Some(1)))).await.unwrap();
+    clients.register("node", &content("anybody's"), None).await.unwrap();
+    clients.check("node", &owner(&one, None)).await.unwrap();
 }

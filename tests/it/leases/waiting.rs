@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::World;
-use crate::support::{Server, TestDatabase, eventually};
+use crate::support::{Server, TestDatabase, eventually, waiting_for_locks};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_claim_is_answered_as_soon_as_there_is_something() {
@@ -142,4 +142,72 @@ async fn a_claim_that_waits_on_one_server_hears_of_a_job_submitted_on_another() 
     assert_eq!(waiting.await.unwrap().1, Some(job));
     first.stop().await;
     second.stop().await;
+}
+
+/// Who signs off while it waits is not made to come back, and gets nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_off_while_waiting_is_given_nothing_and_stays_away() {
+    let world = World::new().await;
+    let database = world.database.connect().await;
+    database.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+    let waits = {
+        let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "node", "wait_seconds": 60})).await.expect(200) })
+    };
+    let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'node'";
+    eventually("the claim is parked", || async { database.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+    world.api.post("/clients/node/deactivate", json!({})).await.expect(200);
+    let job = world.job("j").await;
+    assert_eq!(waits.await.unwrap(), json!({"jobs": []}));
+    let client = world.api.get("/clients/node").await.expect(200);
+    assert_eq!(client["is_active"], 0, "{client}");
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job], "who claims anew is there again");
+    assert_eq!(world.api.get("/clients/node").await.expect(200)["is_active"], 1);
+    world.end().await;
+}
+
+/// A claim that comes in while others wait has its turn after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_come_before_those_who_just_came() {
+    let world = World::new().await;
+    for client in ["waits", "comes", "full"] {
+        world.client(client, 1, 0).await;
+    }
+    let (mut database, watcher) = (world.database.connect().await, world.database.connect().await);
+    let other = world.task("other", 1, 0).await;
+    let claim = |client: &str, task: i64| {
+        let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
+        let claim = json!({"client_id": client, "wait_seconds": 30, "task_ids": [task]});
+        tokio::spawn(async move { api.post(&path, claim).await.expect(200)["jobs"][0]["job"]["id"].as_i64() })
+    };
+    // One that has no room just now waits for a job that is there.
+    world.job_with("taken", json!({"task_id": other})).await;
+    claim("full", other).await.unwrap();
+    let full = claim("full", other);
+    for _ in 0..3 {
+        watcher.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+        let waits = claim("waits", world.task);
+        let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'waits'";
+        eventually("the claim is parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+        // The server looks again for the one without room, and has to wait, since somebody else has locked that client.
+        let transaction = database.transaction().await.unwrap();
+        transaction.execute("select from clients where id = 'full' for update", &[]).await.unwrap();
+        world.job_with("ready", json!({"task_id": other})).await;
+        eventually("the server waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
+        // Meanwhile another one comes, and then there is a job.
+        let comes = claim("comes", world.task);
+        for _ in 0..5 {
+            world.api.get("/projects").await.expect(200);
+        }
+        let job = world.job("j").await;
+        transaction.rollback().await.unwrap();
+        assert_eq!(waits.await.unwrap(), Some(job), "whoever waited longest has it");
+        let more = world.job("j").await;
+        assert_eq!(comes.await.unwrap(), Some(more));
+        for job in [job, more] {
+            world.say(job, 1, "complete", json!({})).await.expect(200);
+        }
+    }
+    full.abort();
+    world.end().await;
 }

@@ -6,25 +6,33 @@ mod audit;
 mod client;
 mod database;
 mod fleet;
+pub(crate) mod h2;
 mod keys;
+mod postgres;
 mod proxy;
 mod redis;
 mod server;
+mod tls;
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::redis::{PASSWORD, RedisServer};
+pub(crate) use self::{
+    postgres::PostgresServer,
+    redis::{PASSWORD, RedisServer, tls_arguments},
+};
 pub(crate) use audit::audit_lines;
 pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
 pub(crate) use fleet::{
     Load, admitted, admitted_until, each_with, end_subscriptions, fleet, is_of_all, is_shared, send, until_they_know_each_other, within,
 };
+pub(crate) use h2::{Frame, H2};
 pub(crate) use keys::{make_key, make_key_with};
-pub(crate) use proxy::{Proxy, Tls};
+pub(crate) use proxy::Proxy;
 pub(crate) use server::{Process, Server, free_port, program};
+pub(crate) use tls::{Authority, Pair, Tls, connect};
 
 /// Where the real stores are.
 pub(crate) fn store_url(name: &str) -> String {

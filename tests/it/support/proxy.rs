@@ -10,11 +10,6 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{
-    ServerConfig,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
@@ -22,37 +17,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{PASSWORD, RedisServer, TestDatabase, store_url};
+use super::{PASSWORD, RedisServer, TestDatabase, Tls, store_url};
 
 /// PostgreSQL's request for TLS: the length and the code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-
-/// A certificate for a name, and the authority that made it.
-pub(crate) struct Tls {
-    pub(crate) authority_file: tempfile::NamedTempFile,
-    acceptor: TlsAcceptor,
-}
-
-impl Tls {
-    /// Made anew.
-    pub(crate) fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-        let authority_file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(authority_file.path(), authority.pem()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
-            .unwrap();
-        Self { authority_file, acceptor: TlsAcceptor::from(Arc::new(config)) }
-    }
-}
 
 /// Where the store really is.
 #[derive(Clone)]

@@ -11,10 +11,24 @@ use nix::{
 };
 use redis::{FromRedisValue, RedisResult, cmd};
 
-use super::{eventually, free_port};
+use super::{Authority, Pair, eventually, free_port};
 
 /// What all of them want to hear, and how it is written in a URL.
 pub(crate) const PASSWORD: (&str, &str) = ("p@ss", "p%40ss");
+
+/// What makes a server speak TLS on another port, also with its like.
+pub(crate) fn tls_arguments(authority: &Authority, pair: &Pair, port: u16) -> Vec<String> {
+    let [certificate, key] = [pair.certificate(), pair.key()].map(|file| file.display().to_string());
+    let arguments = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", certificate),
+        ("--tls-key-file", key),
+        ("--tls-ca-cert-file", authority.file()),
+        ("--tls-auth-clients", "no".to_owned()),
+        ("--tls-replication", "yes".to_owned()),
+    ];
+    arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+}
 
 /// A Redis server on a free port of loopback, in a folder of its own. Killed when it is dropped.
 pub(crate) struct RedisServer {
@@ -25,6 +39,12 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
+    /// Starts one that speaks TLS on this port besides.
+    pub(crate) async fn start_with_tls(authority: &Authority, pair: &Pair, port: u16) -> Self {
+        let arguments = tls_arguments(authority, pair, port);
+        Self::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
     /// Starts one that keeps nothing on disk.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let own = [
@@ -43,9 +63,10 @@ impl RedisServer {
     }
 
     /// Starts a node of a cluster.
-    pub(crate) async fn start_node() -> Self {
+    pub(crate) async fn start_node(more: &[String]) -> Self {
         let bus = free_port().to_string();
-        Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus]).await
+        let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+        Self::start(&own.into_iter().chain(more.iter().map(String::as_str)).collect::<Vec<_>>()).await
     }
 
     /// Starts a sentinel with this configuration.

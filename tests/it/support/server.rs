@@ -4,6 +4,7 @@ use std::{
     io::Read as _,
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
 };
 
 use nix::{
@@ -15,14 +16,16 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use whatsnext::app::App;
+use whatsnext::{app::App, http::Tls};
 
-use super::{Api, TestDatabase, eventually, store_url};
+use super::{Api, Pair, TestDatabase, eventually, store_url};
 
 /// A server in this process.
 pub(crate) struct Server {
     pub(crate) api: Api,
     pub(crate) address: SocketAddr,
+    /// Its certificate, if it speaks HTTPS; then `api` is of no use.
+    pub(crate) tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
@@ -39,9 +42,16 @@ impl Server {
         app.verify_schema().await.expect("the schema is the newest");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let stop = CancellationToken::new();
+        let (tls, stop) = (app.tls(), CancellationToken::new());
         let running = tokio::spawn(app.run(listener, stop.clone()));
-        Self { api: Api::new(&format!("http://{address}")), address, stop, running }
+        Self { api: Api::new(&format!("http://{address}")), address, tls, stop, running }
+    }
+
+    /// Starts one that speaks HTTPS with this certificate, and with these settings.
+    pub(crate) async fn start_with_tls(database: &TestDatabase, pair: &Pair, flags: &[(&str, &str)]) -> Self {
+        let [certificate, key] = [pair.certificate(), pair.key()].map(|file| file.display().to_string());
+        let own = [("tls_cert_file", certificate.as_str()), ("tls_key_file", key.as_str())];
+        Self::start_with(database, &[&own, flags].concat()).await
     }
 
     /// Tells it to stop, without waiting.
@@ -69,8 +79,8 @@ impl Process {
         Self::start_with(database, &[]).await
     }
 
-    /// Starts a server that wants connections to be announced, and waits until it listens.
-    pub(crate) async fn start_with_announcement(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
+    /// Starts a server that does not answer who just asks (connections are to be announced, or speak TLS), and waits until it listens.
+    pub(crate) async fn start_listening(database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
         let process = Self::spawn(database, environment);
         eventually("a server listens", || async { TcpStream::connect(process.address()).await.is_ok() }).await;
         process

@@ -7,7 +7,7 @@ use redis::cluster_routing::Slot;
 use whatsnext::access::{Grants, Key, Role};
 
 use super::PATIENCE;
-use crate::support::{PASSWORD, RedisServer, TestDatabase, make_key_with, within};
+use crate::support::{Authority, PASSWORD, Pair, RedisServer, TestDatabase, free_port, make_key_with, tls_arguments, within};
 
 /// The first and the last slot of each of the three masters.
 const RANGES: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
@@ -33,7 +33,21 @@ impl Cluster {
     }
 
     async fn of(count: usize) -> Self {
-        let nodes = join_all((0..count).map(|_| RedisServer::start_node())).await;
+        Self::joined(join_all((0..count).map(|_| RedisServer::start_node(&[]))).await).await
+    }
+
+    /// One of which all nodes speak TLS, and its URL for that.
+    pub(super) async fn start_with_tls(authority: &Authority, pair: &Pair) -> (Self, String) {
+        let ports = RANGES.map(|_| free_port());
+        let nodes = ports.map(|port| async move {
+            let more = ["--tls-cluster", "yes"].map(ToOwned::to_owned);
+            RedisServer::start_node(&[&more, &tls_arguments(authority, pair, port)[..]].concat()).await
+        });
+        let url = format!("rediss+cluster://:{}@127.0.0.1:{},127.0.0.1:{}", PASSWORD.1, ports[0], ports[1]);
+        (Self::joined(join_all(nodes).await).await, url)
+    }
+
+    async fn joined(nodes: Vec<RedisServer>) -> Self {
         for (node, (first, last)) in nodes.iter().zip(RANGES) {
             node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await.expect("the slots are taken");
         }

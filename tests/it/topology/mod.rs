@@ -2,6 +2,7 @@
 
 mod cluster;
 mod sentinel;
+mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -2,10 +2,12 @@
 //!
 //! Claims of one project that arrive at a server while it serves others are served together, in one transaction (`round`), first come first served
 //! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`] rings because there
-//! may be something new, or looks by itself now and then.
+//! may be something new, or looks by itself now and then; then those that are parked come before those that have just arrived. Between a job and its bell
+//! lies a moment in which one that just arrives may take it.
 
 mod assign;
 mod bell;
+mod look;
 mod marks;
 mod round;
 
@@ -96,6 +98,8 @@ struct Claim {
     has: Resources,
     /// In the order in which they came.
     number: u64,
+    /// Whether it has found nothing before.
+    is_parked: bool,
     answer: oneshot::Sender<Result<Handover<Vec<Granted>>>>,
 }
 
@@ -127,12 +131,12 @@ impl Claims {
     /// [`Error::NotFound`] for the project or the client.
     pub async fn claim(&self, project_id: i64, wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let (answer, answered) = oneshot::channel();
-        let claim =
-            Claim { wish, until: Instant::now() + wait, has: ANYTHING, number: self.numbers.fetch_add(1, Ordering::Relaxed), answer };
+        let until = Instant::now() + wait;
         let is_first = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);
-            queues.entry(project_id).or_default().push(claim);
+            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+            queues.entry(project_id).or_default().push(Claim { wish, until, has: ANYTHING, number, is_parked: false, answer });
             is_first
         };
         if is_first {
@@ -156,11 +160,15 @@ impl Claims {
                 serving.is_done = true;
                 return;
             };
-            let left = self.serve_all(project_id, &marks, new, true).await;
-            parked.extend(left);
-            if bell.has_rung() || Instant::now() >= look_again {
+            let is_time = bell.has_rung() || Instant::now() >= look_again;
+            if is_time {
                 look_again = next_look();
-                parked = self.serve_parked(project_id, &marks, parked).await;
+            }
+            if is_time && !parked.is_empty() {
+                parked.extend(new);
+                parked = self.look_again(project_id, &marks, parked).await;
+            } else {
+                parked.extend(self.serve_all(project_id, &marks, new).await);
             }
             let now = Instant::now();
             let is_over = |claim: &Claim| claim.until <= now || claim.answer.is_closed() || self.closing.is_cancelled();
@@ -178,15 +186,16 @@ impl Claims {
         }
     }
 
-    /// Looks again for those that are parked, if there is anything that one of them could have.
-    async fn serve_parked(&self, project_id: i64, marks: &Mutex<Marks>, parked: Vec<Claim>) -> Vec<Claim> {
-        let Ok(heads) = self.heads(project_id, &parked).await else { return parked };
+    /// Serves those that just came, and those that are parked as far as there is anything that they could have.
+    async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>) -> Vec<Claim> {
+        // While the database is away, those that just came are told so.
+        let heads = self.heads(project_id, &claims).await.unwrap_or_default();
         let (hopeful, mut rest): (Vec<Claim>, Vec<Claim>) =
-            parked.into_iter().partition(|claim| heads.iter().any(|head| claim.could_take(head)));
+            claims.into_iter().partition(|claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head)));
         if hopeful.is_empty() {
             return rest;
         }
-        rest.extend(self.serve_all(project_id, marks, hopeful, false).await);
+        rest.extend(self.serve_all(project_id, marks, hopeful).await);
         // Whoever came first is served first, also the next time.
         rest.sort_by_key(|claim| claim.number);
         rest
@@ -217,32 +226,34 @@ impl Claims {
     }
 
     /// Answers what can be answered; returns the rest, in the same order.
-    async fn serve_all(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>, are_new: bool) -> Vec<Claim> {
+    async fn serve_all(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>) -> Vec<Claim> {
         let mut left = Vec::new();
         let mut claims = claims.into_iter().filter(|claim| !claim.answer.is_closed()).peekable();
         while claims.peek().is_some() {
-            let mut together: Vec<Claim> = claims.by_ref().take(TOGETHER).collect();
+            let together: Vec<Claim> = claims.by_ref().take(TOGETHER).collect();
             let wishes: Vec<Wish> = together.iter().map(|claim| claim.wish.clone()).collect();
-            let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, marks }).await;
+            let newcomers = together.iter().filter(|claim| !claim.is_parked).map(|claim| claim.wish.client_id.as_str()).collect();
+            let round = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, newcomers, marks }).await;
             let found = match round {
                 Ok(found) => found,
-                // Whoever waits may live to see the database again.
-                Err(Error::Database(error)) if !are_new && error.is_transient() => {
-                    left.append(&mut together);
-                    continue;
-                }
                 Err(error) => {
+                    let is_transient = matches!(&error, Error::Database(error) if error.is_transient());
                     let error = Arc::new(error);
                     for claim in together {
-                        drop(claim.answer.send(Err(Error::Shared(error.clone()))));
+                        // Whoever waits may live to see the database again.
+                        if claim.is_parked && is_transient {
+                            left.push(claim);
+                        } else {
+                            drop(claim.answer.send(Err(Error::Shared(error.clone()))));
+                        }
                     }
                     continue;
                 }
             };
-            for (claim, Found { jobs, has }) in together.into_iter().zip(found) {
+            for (claim, Found { jobs, has, is_there }) in together.into_iter().zip(found) {
                 match jobs {
-                    Ok(jobs) if jobs.is_empty() => left.push(Claim { has, ..claim }),
-                    // If the client is gone already, the handover comes back here and is dropped.
+                    Ok(jobs) if jobs.is_empty() && is_there => left.push(Claim { has, is_parked: true, ..claim }),
+                    // Nothing for who has signed off. If the request is gone already, the handover comes back here and is dropped.
                     Ok(jobs) => drop(claim.answer.send(Ok(self.handover(jobs)))),
                     Err(error) => drop(claim.answer.send(Err(error))),
                 }

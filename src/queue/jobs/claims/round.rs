@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::time::sleep;
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     postgres::{
         Row, Transaction, Work,
-        query::{Params, claims as sql, projects},
+        query::{claims as sql, projects},
     },
     queue::{
         Error, Result, Thing,
@@ -36,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Round<'a> {
     pub(super) project_id: i64,
     pub(super) wishes: &'a [Wish],
+    /// The clients among them that claim now, and have not waited before.
+    pub(super) newcomers: Vec<&'a str>,
     /// Where to begin to look. If the transaction is rolled back, what it had taken may lie before a mark until it is looked at all of it again.
     pub(super) marks: &'a Mutex<Marks>,
 }
@@ -45,6 +47,8 @@ pub(super) struct Found {
     pub(super) jobs: Result<Vec<Granted>>,
     /// What its client has in all.
     pub(super) has: Resources,
+    /// Whether its client has not signed off since it claimed.
+    pub(super) is_there: bool,
 }
 
 /// What is to be shared out.
@@ -146,15 +150,16 @@ impl Round<'_> {
     }
 
     async fn share(&self, transaction: &Transaction<'_>) -> Result<Share<'_>> {
-        let (has, free) = self.clients(transaction).await?;
+        let (clients, free) = self.clients(transaction).await?;
         let (mut takers, mut found) = (Vec::with_capacity(self.wishes.len()), Vec::with_capacity(self.wishes.len()));
         for wish in self.wishes {
-            let has = has.get(wish.client_id.as_str());
+            let client = clients.get(wish.client_id.as_str());
             let unknown = || Error::NotFound(Thing::Client(wish.client_id.clone()));
-            found.push(Found { jobs: has.map(|_| Vec::new()).ok_or_else(unknown), has: has.copied().unwrap_or_default() });
+            let (has, is_there) = client.copied().unwrap_or_default();
+            found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(unknown), has, is_there });
             takers.push(Taker {
                 client: &wish.client_id,
-                wants: if has.is_some() { wish.max_jobs } else { 0 },
+                wants: if is_there { wish.max_jobs } else { 0 },
                 limit: wish.limit,
                 tasks: wish.task_ids.as_deref(),
             });
@@ -162,17 +167,17 @@ impl Round<'_> {
         Ok(Share { takers, free, found })
     }
 
-    /// Locks the clients, and tells what each has in all, and what it has left.
-    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, Resources>, HashMap<&str, Resources>)> {
+    /// Locks the clients, and tells what each has in all and whether it is there, and what it has left.
+    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, (Resources, bool)>, HashMap<&str, Resources>)> {
         let ids: Vec<&str> = self.wishes.iter().map(|wish| wish.client_id.as_str()).collect();
-        let rows = sql::ARRIVE.all(transaction, &[&ids]).await?;
-        let mut all: HashMap<&str, Resources> = HashMap::new();
+        let rows = sql::ARRIVE.all(transaction, &[&ids, &self.newcomers]).await?;
+        let mut all: HashMap<&str, (Resources, bool)> = HashMap::new();
         let own = |row: &Row| ids.iter().copied().find(|id| *id == row.get::<_, &str>("id"));
         for row in &rows {
             let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
-            all.extend(own(row).map(|id| (id, has)));
+            all.extend(own(row).map(|id| (id, (has, row.get("is_there")))));
         }
-        let mut free = all.clone();
+        let mut free: HashMap<&str, Resources> = all.iter().map(|(id, (has, _))| (*id, *has)).collect();
         for row in sql::HELD.all(transaction, &[&ids]).await? {
             let held = |column: &str| i32::try_from(row.get::<_, i64>(column)).unwrap_or(i32::MAX);
             if let Some(free) = own(&row).and_then(|id| free.get_mut(id)) {
@@ -184,39 +189,7 @@ impl Round<'_> {
         Ok((all, free))
     }
 
-    async fn candidates(
-        &self,
-        transaction: &Transaction<'_>,
-        profile: Resources,
-        tasks: Option<&[i64]>,
-        limit: usize,
-    ) -> Result<Vec<Candidate>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let candidate = |row: &Row| Candidate {
-            id: row.get("id"),
-            task_id: row.get("task_id"),
-            rank: row.get("rank"),
-            needs: Resources { cpu: row.get("required_cpu"), accelerators: row.get("required_accelerators") },
-        };
-        loop {
-            let began = Instant::now();
-            let (mark_tasks, mark_ranks, mark_ids) = self.marks().arrays(began);
-            let params: Params<'_> =
-                &[&self.project_id, &profile.cpu, &profile.accelerators, &tasks, &limit, &mark_tasks, &mark_ranks, &mark_ids];
-            let rows = sql::CANDIDATES.all(transaction, params).await?;
-            let found: Vec<Candidate> = rows.iter().map(candidate).collect();
-            let was_whole = mark_tasks.is_empty();
-            if found.is_empty() && !was_whole {
-                // There may be something before the marks.
-                self.marks().forget();
-                continue;
-            }
-            self.marks().note(began, began.elapsed(), was_whole, &found);
-            return Ok(found);
-        }
-    }
-
-    fn marks(&self) -> MutexGuard<'_, Marks> {
+    pub(super) fn marks(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,13 +12,17 @@ fn event(from: u64, to: u64, operation: Operation, outcome: Outcome) -> Event {
     Event { invoked: Duration::from_secs(from), ended: Duration::from_secs(to), operation, outcome }
 }
 
+fn new(name: &str, parents: &[i64]) -> New {
+    New { name: name.to_owned(), task: 1, parents: parents.to_vec(), max_attempts: 3 }
+}
+
 fn submit(from: u64, id: i64, parents: &[i64]) -> Event {
-    event(from, from + 1, Operation::Submit { parents: parents.to_vec() }, Outcome::Submitted(id))
+    event(from, from + 1, Operation::Submit { jobs: vec![new(&format!("j{id}"), parents)], key: None }, Outcome::Submitted(vec![id]))
 }
 
 fn claim(from: u64, client: &str, job: i64, attempt: i32, until: i64) -> Event {
     let offer = Offer { job, attempt, lease_expires_at: at(until) };
-    event(from, from + 1, Operation::Claim { client: client.to_owned() }, Outcome::Claimed(vec![offer]))
+    event(from, from + 1, Operation::Claim { client: client.to_owned(), most: 1 }, Outcome::Claimed(vec![offer]))
 }
 
 fn report(from: u64, job: i64, attempt: i32, ending: Ending, outcome: Outcome) -> Event {
@@ -26,17 +30,43 @@ fn report(from: u64, job: i64, attempt: i32, ending: Ending, outcome: Outcome) -
 }
 
 fn kept(client: &str, status: &str, cpu: i64, from: i64, to: i64) -> Attempt {
-    Attempt { client: client.to_owned(), status: status.to_owned(), cpu, claimed_at: at(from), ended_at: Some(at(to)) }
+    Attempt {
+        client: Some(client.to_owned()),
+        status: status.to_owned(),
+        cpu,
+        claimed_at: at(from),
+        ended_at: Some(at(to)),
+        lease_expires_at: Some(at(to.min(from + 8))),
+        reason: None,
+        job_status: None,
+    }
 }
 
-/// Job 1 expires at a's and is completed by b, who completes job 2 then, which waits for it; a comes back too late. Of job 3 nobody heard.
+/// What was fetched, without a lease.
+fn left(status: &str, from: i64, to: i64) -> Attempt {
+    Attempt { client: None, lease_expires_at: None, ..kept("", status, 1, from, to) }
+}
+
+fn job(name: &str, status: &str, attempt: i32, failed_attempts: i32, parents: &[i64]) -> Job {
+    Job { name: name.to_owned(), task: 1, status: status.to_owned(), attempt, parents: parents.to_vec(), max_attempts: 3, failed_attempts }
+}
+
+fn became(status: &str, attempt: i32) -> Outcome {
+    Outcome::Became { status: status.to_owned(), attempt }
+}
+
+/// Job 1 expires at a's and is completed by b, who completes job 2 then, which waits for it; a comes back too late. Of job 3 nobody heard, and b gives it back
+/// and gives it up. Jobs 4 and 5 come together, with a key, again; 4 is cancelled while a has it, 5 before anybody has. Job 6 is fetched, job 7 deleted.
 fn good() -> (Vec<Event>, State) {
+    let batch = |from, outcome| {
+        event(from, from + 1, Operation::Submit { jobs: vec![new("j4", &[]), new("j5", &[])], key: Some("key".to_owned()) }, outcome)
+    };
     let history = vec![
         submit(0, 1, &[]),
         submit(2, 2, &[1]),
-        event(4, 5, Operation::Submit { parents: vec![] }, Outcome::Unknown),
+        event(4, 5, Operation::Submit { jobs: vec![new("j3", &[])], key: None }, Outcome::Unknown),
         claim(10, "a", 1, 1, 15),
-        event(12, 13, Operation::Beat { job: 1, attempt: 1 }, Outcome::Extended(at(17))),
+        event(12, 13, Operation::Beat { job: 1, attempt: 1 }, Outcome::Extended { until: at(17), cancel_requested: false }),
         claim(20, "b", 1, 2, 30),
         report(22, 1, 1, Ending::Complete, Outcome::Refused(409)),
         report(23, 1, 2, Ending::Complete, Outcome::Unknown),
@@ -44,16 +74,50 @@ fn good() -> (Vec<Event>, State) {
         claim(30, "b", 2, 1, 40),
         report(32, 2, 1, Ending::Complete, Outcome::Accepted),
         claim(34, "a", 3, 1, 40),
-        report(36, 3, 1, Ending::Fail, Outcome::Accepted),
+        report(36, 3, 1, Ending::Release, Outcome::Accepted),
+        claim(38, "a", 3, 2, 46),
+        report(40, 3, 2, Ending::GiveUp, Outcome::Accepted),
+        batch(50, Outcome::Unknown),
+        batch(52, Outcome::Submitted(vec![4, 5])),
+        event(54, 55, Operation::Cancel { job: 5 }, became("CANCELLED", 0)),
+        claim(56, "a", 4, 1, 64),
+        event(58, 59, Operation::Cancel { job: 4 }, became("QUEUED", 1)),
+        event(60, 61, Operation::Beat { job: 4, attempt: 1 }, Outcome::Extended { until: at(64), cancel_requested: true }),
+        report(62, 4, 1, Ending::Fail, Outcome::Accepted),
+        submit(70, 6, &[]),
+        event(72, 73, Operation::Fetch, Outcome::Fetched(Some(6))),
+        event(80, 81, Operation::Done { job: 6 }, Outcome::Accepted),
+        submit(82, 7, &[]),
+        event(84, 85, Operation::Delete { job: 7 }, Outcome::Accepted),
+        submit(86, 8, &[]),
+        claim(88, "b", 8, 1, 96),
+        report(90, 8, 1, Ending::GiveUp, Outcome::Accepted),
+        event(92, 93, Operation::Retry { job: 8 }, became("PENDING", 1)),
+        claim(94, "b", 8, 2, 99),
+        report(96, 8, 2, Ending::Complete, Outcome::Accepted),
     ];
-    let job = |status: &str, attempt, parents: &[i64]| Job { status: status.to_owned(), attempt, parents: parents.to_vec() };
+    let preempted = Attempt { reason: Some("preempted".to_owned()), ..kept("a", "RELEASED", 1, 34, 37) };
+    let cancelled = Attempt { job_status: Some("CANCELLED".to_owned()), ..kept("a", "FAILED", 1, 56, 63) };
     let state = State {
-        jobs: BTreeMap::from([(1, job("COMPLETED", 2, &[])), (2, job("COMPLETED", 1, &[1])), (3, job("FAILED", 1, &[]))]),
+        jobs: BTreeMap::from([
+            (1, job("j1", "COMPLETED", 2, 1, &[])),
+            (2, job("j2", "COMPLETED", 1, 0, &[1])),
+            (3, job("j3", "FAILED", 2, 1, &[])),
+            (4, job("j4", "CANCELLED", 1, 0, &[])),
+            (5, job("j5", "CANCELLED", 0, 0, &[])),
+            (6, job("j6", "COMPLETED", 1, 0, &[])),
+            (8, job("j8", "COMPLETED", 2, 0, &[])),
+        ]),
         attempts: BTreeMap::from([
             ((1, 1), kept("a", "EXPIRED", 2, 10, 18)),
             ((1, 2), kept("b", "COMPLETED", 2, 20, 24)),
             ((2, 1), kept("b", "COMPLETED", 1, 30, 33)),
-            ((3, 1), kept("a", "FAILED", 1, 34, 37)),
+            ((3, 1), preempted),
+            ((3, 2), kept("a", "FAILED", 1, 38, 41)),
+            ((4, 1), cancelled),
+            ((6, 1), left("COMPLETED", 72, 80)),
+            ((8, 1), kept("b", "FAILED", 1, 88, 91)),
+            ((8, 2), kept("b", "COMPLETED", 1, 94, 97)),
         ]),
         clients: BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 2)]),
     };
@@ -64,6 +128,14 @@ fn good() -> (Vec<Event>, State) {
 fn nothing_is_said_of_a_good_history() {
     let (history, state) = good();
     assert_eq!(check(&history, &state), [""; 0]);
+}
+
+/// The one thing that is wrong after a change of the good history is this, and nothing else is said.
+#[track_caller]
+fn alone(change: impl FnOnce(&mut Vec<Event>, &mut State), sentence: &str) {
+    let (mut history, mut state) = good();
+    change(&mut history, &mut state);
+    assert_eq!(check(&history, &state), [sentence]);
 }
 
 /// The one thing that is wrong after a change of the good history is this; what else follows from it may be said too.
@@ -89,16 +161,15 @@ fn what_is_lost_is_noticed() {
         "A report of attempt 1 of job 2 was accepted (Complete), and the attempt is EXPIRED in the end.",
     );
     caught(
-        |_, state| state.attempts.get_mut(&(1, 1)).unwrap().client = "b".to_owned(),
+        |_, state| state.attempts.get_mut(&(1, 1)).unwrap().client = Some("b".to_owned()),
         "Attempt 1 of job 1 was given to client a, and is noted for b.",
     );
 }
 
 #[test]
 fn what_nobody_asked_for_is_noticed() {
-    caught(|history, _| drop(history.remove(2)), "1 jobs are there whose submitters were not told so, and only for 0 is it unknown.");
-    caught(|history, _| history.push(submit(50, 2, &[1])), "Two were told that job 2 is theirs.");
-    caught(|history, _| drop(history.pop()), "Attempt 1 of job 3 is FAILED, and nobody reported that.");
+    alone(|history, _| drop(history.remove(2)), "Job 3 (j3) is there, and nobody can have submitted it.");
+    caught(|history, _| history[14].outcome = Outcome::Refused(409), "Attempt 2 of job 3 is FAILED, and nobody reported that.");
 }
 
 #[test]
@@ -111,16 +182,13 @@ fn attempts_that_do_not_increase_are_noticed() {
 #[test]
 fn a_second_completion_is_noticed() {
     caught(|history, _| history[6].outcome = Outcome::Accepted, "More than one completion of job 1 was accepted: of attempts 1 and 2.");
-    caught(
-        |history, _| history.push(claim(40, "a", 2, 2, 50)),
-        "Job 2 was given to client a (attempt 2) after its completion had been accepted.",
-    );
+    caught(|history, _| history.push(claim(40, "a", 2, 2, 50)), "Job 2 was given to a (attempt 2) after its completion had been accepted.");
     caught(|_, state| state.attempts.get_mut(&(1, 1)).unwrap().status = "COMPLETED".to_owned(), "Job 1 has 2 completed attempts.");
 }
 
 #[test]
 fn a_job_that_is_given_out_before_its_parents_completed_is_noticed() {
-    caught(|history, _| history[9] = claim(21, "b", 2, 1, 40), "Job 2 (attempt 1) was given to b before anybody had completed job 1.");
+    caught(|history, _| history[9] = claim(21, "b", 2, 1, 40), "Job 2 was given to b (attempt 1) before anybody had completed job 1.");
     caught(
         |_, state| state.attempts.get_mut(&(2, 1)).unwrap().claimed_at = at(23),
         "Attempt 1 of job 2 was claimed before job 1, which it waits for, had completed.",
@@ -149,4 +217,102 @@ fn a_lease_that_is_not_kept_is_noticed() {
         |_, state| state.attempts.get_mut(&(1, 1)).unwrap().status = "RELEASED".to_owned(),
         "Attempt 1 of job 1 was taken from a, who had received it.",
     );
+}
+
+#[test]
+fn what_is_there_twice_is_noticed() {
+    alone(|_, state| drop(state.jobs.insert(9, job("j4", "BLOCKED", 0, 0, &[5]))), "j4 was submitted once, and is there as jobs [4, 9].");
+    caught(
+        |history, _| history[15].outcome = Outcome::Submitted(vec![5, 4]),
+        "What was submitted with one key was answered with jobs [5, 4] and with [4, 5].",
+    );
+    caught(
+        |history, _| {
+            let other = Operation::Submit { jobs: vec![new("other", &[])], key: None };
+            history.push(event(98, 99, other, Outcome::Submitted(vec![2])));
+        },
+        "Two were told that job 2 is theirs: j2 and other.",
+    );
+    alone(
+        |history, _| {
+            let half = vec![new("j3", &[]), new("half", &[])];
+            history[2].operation = Operation::Submit { jobs: half, key: None };
+        },
+        "Of a batch with j3 only 1 of 2 jobs are there.",
+    );
+}
+
+#[test]
+fn what_stopped_for_no_reason_is_noticed() {
+    alone(
+        |history, _| {
+            if let Operation::Report { ending, .. } = &mut history[14].operation {
+                *ending = Ending::Fail;
+            }
+        },
+        "Job 3 FAILED after 1 of 3 attempts.",
+    );
+    alone(
+        |history, state| {
+            history.truncate(31);
+            let tried = Job { max_attempts: 1, ..job("j8", "FAILED", 1, 1, &[]) };
+            state.jobs.insert(8, tried);
+            state.attempts.remove(&(8, 2));
+        },
+        "Job 8 was to run again, and FAILED without another attempt.",
+    );
+    alone(
+        |history, state| {
+            history.push(submit(98, 9, &[1]));
+            state.jobs.insert(9, job("j9", "BLOCKED", 0, 0, &[1]));
+        },
+        "Job 9 is BLOCKED, and nothing that it waits for has stopped.",
+    );
+    alone(|history, _| history[17].outcome = Outcome::Refused(409), "Job 5 is CANCELLED, and nobody did that since it was to run.");
+}
+
+#[test]
+fn what_runs_though_it_was_cancelled_is_noticed() {
+    alone(
+        |history, state| {
+            history.push(claim(98, "b", 5, 1, 106));
+            history.push(report(99, 5, 1, Ending::Complete, Outcome::Accepted));
+            state.jobs.insert(5, job("j5", "COMPLETED", 1, 0, &[]));
+            state.attempts.insert((5, 1), kept("b", "COMPLETED", 1, 98, 99));
+        },
+        "Job 5 was given to b (attempt 1) after it had been cancelled.",
+    );
+    alone(
+        |history, _| history[20].outcome = Outcome::Extended { until: at(64), cancel_requested: false },
+        "Attempt 1 of job 4 was not told that the job had been cancelled.",
+    );
+    caught(|_, state| state.jobs.get_mut(&5).unwrap().status = "PENDING".to_owned(), "Job 5 was cancelled, and is PENDING in the end.");
+}
+
+#[test]
+fn what_is_there_though_it_was_deleted_is_noticed() {
+    caught(|_, state| drop(state.jobs.insert(7, job("j7", "CANCELLED", 0, 0, &[]))), "Job 7 was deleted, and is there in the end.");
+    alone(|history, _| history.push(claim(98, "b", 7, 1, 106)), "Job 7 was given to b (attempt 1) after it had been deleted.");
+}
+
+#[test]
+fn what_is_fetched_and_taken_back_is_noticed() {
+    alone(
+        |history, _| history.push(event(74, 75, Operation::Fetch, Outcome::Fetched(Some(6)))),
+        "Job 6 was fetched 2 times, and 1 attempts were left to who fetched it.",
+    );
+    alone(
+        |_, state| {
+            state.attempts.insert((6, 1), left("EXPIRED", 72, 80));
+            state.jobs.get_mut(&6).unwrap().failed_attempts = 1;
+        },
+        "Attempt 1 of job 6 has EXPIRED, and its lease had not.",
+    );
+}
+
+#[test]
+fn attempts_that_are_counted_wrong_are_noticed() {
+    alone(|_, state| state.jobs.get_mut(&3).unwrap().failed_attempts = 2, "Of job 3 1 attempts went wrong, and 2 are counted.");
+    alone(|_, state| state.jobs.get_mut(&1).unwrap().failed_attempts = 0, "Of job 1 1 attempts went wrong, and 0 are counted.");
+    alone(|_, state| state.jobs.get_mut(&1).unwrap().max_attempts = 0, "Of job 1 1 attempts went wrong, and it has 0.");
 }
