@@ -1,6 +1,7 @@
 //! The server put together: [`App::build`] from settings, [`App::run`] on a listener that was bound outside, until it is told to stop.
 
 mod metrics;
+mod reload;
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -24,9 +25,14 @@ use crate::{
         projects,
     },
     redis::{self, Redis},
-    telemetry::otlp::{Collector, NotAnEndpoint},
+    telemetry::{
+        audit::Audit,
+        otlp::{Collector, NotAnEndpoint},
+    },
 };
 use metrics::Metrics;
+
+pub use reload::{Reload, Reloaded};
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +102,7 @@ impl App {
         let closing = CancellationToken::new();
         let claims = Claims::new(jobs.clone(), tasks.clone(), closing.clone());
         let cors = Cors::new(&settings)?;
-        let state = api::State { database, redis, gate, cors, jobs, claims, draining, tasks, traffic };
+        let state = api::State { database, redis, gate, cors, audit: Audit::default(), jobs, claims, draining, tasks, traffic };
         Ok(Self { settings, state, tls, proxies, wire, closing, metrics: None, traces })
     }
 
@@ -109,6 +115,36 @@ impl App {
     /// The server's certificate, if it speaks HTTPS.
     pub fn tls(&self) -> Option<Arc<Tls>> {
         self.tls.clone()
+    }
+
+    /// The same with an audit log.
+    #[must_use]
+    pub fn audited_by(mut self, audit: Audit) -> Self {
+        self.state.audit = audit;
+        self
+    }
+
+    /// What of it takes new settings while it runs: the certificate, which stores, with which passwords, and the keys of the configuration.
+    pub fn reload(&self) -> Reload {
+        let api::State { database, redis, gate, .. } = self.state.clone();
+        let (take_over, tls) = (gate.clone(), self.tls.clone());
+        Reload::default()
+            .with("the certificate", move |_| {
+                let taken = tls.as_ref().map_or(Ok(()), |tls| tls.reload().map(drop));
+                std::future::ready(taken.map_err(Into::into))
+            })
+            .with("the database", move |settings| {
+                let database = database.clone();
+                async move { Ok(database.reload(&settings).await?) }
+            })
+            .with("Redis", move |settings| {
+                let (redis, gate) = (redis.clone(), take_over.clone());
+                async move { Ok(redis.reload(&settings, || gate.take_over()).await?) }
+            })
+            .with("api_keys", move |settings| {
+                gate.set_configured(&settings.api_keys);
+                std::future::ready(Ok(()))
+            })
     }
 
     /// Whether the database has the schema that this server was made for.
@@ -199,6 +235,7 @@ impl App {
             tokio::select! {
                 () = state.redis.watch(|| state.gate.take_over()) => {}
                 () = state.gate.tend() => {}
+                () = state.audit.tend() => {}
                 () = sweeper.run() => {}
                 () = wire.run() => {}
                 () = measured => {}

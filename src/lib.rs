@@ -13,7 +13,7 @@
 //! | [`access`] | who may do what: keys, permissions, where a request comes from |
 //! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations; clusters, sentinels, a breaker |
-//! | [`telemetry`] | logs, metrics |
+//! | [`telemetry`] | logs, the audit log, metrics, traces |
 //! | [`measure`] | what the parts count: atomics |
 //! | [`config`] | settings: plain data |
 //!

@@ -117,7 +117,7 @@ fn add_file(route: Route, state: &State, need: Option<&Need>, File { path, media
         response.extensions_mut().insert(Bulk::Shared);
         response
     });
-    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned() };
+    let operation = Operation { endpoint: endpoint.map_to_response().boxed(), need: need.cloned(), audited: None };
     Resource::new(path, state, vec![(Method::GET, operation)], true).add_to(route)
 }
 

@@ -21,12 +21,14 @@ use uuid::Uuid;
 use super::{
     Cors, Draining, Error, State,
     admission::{Arrival, Gate},
+    audit,
     budget::{Budget, Share},
     extract::{Context, Deadline, Limits},
     routes::MatchedPath,
     trace::Trace,
     traffic::{Answered, Traffic},
 };
+use crate::telemetry::audit::Audit;
 
 /// The header that carries a request's id in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -40,6 +42,7 @@ pub struct Edge<E> {
     gate: Gate,
     cors: Cors,
     draining: Draining,
+    audit: Audit,
     /// Paths that nobody is kept from.
     open: HashSet<String>,
     limits: Limits,
@@ -52,8 +55,8 @@ impl<E> Edge<E> {
     /// Everything in `inner` must be answered within `timeout`, and the bodies on their way in and out fit in the budget. Nobody is kept from the paths that are
     /// `open`.
     pub fn new(inner: E, state: &State, open: HashSet<String>, limits: Limits, budget: Budget, timeout: Duration) -> Self {
-        let State { gate, traffic, cors, draining, .. } = state.clone();
-        Self { inner, gate, traffic, cors, draining, open, limits, budget, timeout }
+        let State { gate, traffic, cors, draining, audit, .. } = state.clone();
+        Self { inner, gate, audit, traffic, cors, draining, open, limits, budget, timeout }
     }
 
     /// The refusal that a request would get anyway, if that is known already.
@@ -82,10 +85,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
                 let mut line = line;
                 line.finish(refusal.status(), None);
                 self.gate.note_refusal(&arrival, &refusal);
+                audit::refused(&self.audit, &request, &arrival, id, None, refusal.status());
                 refusal.into_response(id)
             }),
             // In a place of its own: what is not needed for a refusal is large to move.
-            None => Box::pin(self.answer(request, arrival, line, id).instrument(span)).await,
+            None => Box::pin(self.answer(request, arrival, line, &header).instrument(span)).await,
         };
         let mut response = finish(response, header);
         cors.add_to(response.headers_mut());
@@ -98,9 +102,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line<'_>, id: &str) -> Response {
+    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line<'_>, id: &HeaderValue) -> Response {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let context = Context::new(arrival, Deadline::after(self.timeout), self.limits, self.budget.share());
+        let context = Context::new(arrival, id.clone(), Deadline::after(self.timeout), self.limits, self.budget.share());
         request.set_data(context.clone());
         let result = match check_target(&request) {
             Ok(()) => {
@@ -128,7 +132,7 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
             Err(_) => (Error::unavailable("The server could not answer in time. Try again in a moment."), None),
         };
         line.finish(error.status(), path);
-        error.into_response(id)
+        error.into_response(context.request_id())
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod attempts;
+mod audit;
 mod budget;
 pub mod clients;
 mod cors;
@@ -38,6 +39,7 @@ use crate::{
     postgres::Database,
     queue,
     redis::Redis,
+    telemetry::audit::Audit,
 };
 
 use routes::Need;
@@ -80,6 +82,8 @@ pub struct State {
     pub gate: Gate,
     /// Which pages of other origins may read answers.
     pub cors: Cors,
+    /// What is kept of who did what.
+    pub audit: Audit,
     /// The jobs.
     pub jobs: queue::jobs::Store,
     /// Who claims them.

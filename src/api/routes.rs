@@ -15,10 +15,12 @@ use poem_openapi::{OAuthScopes as _, OpenApi, registry::MetaOperation};
 use super::{
     Error, State,
     admission::{Gate, Principal},
+    audit::{Audited, Entry},
     document,
     extract::{Context, FromText as _, PathNames, Scope},
     traffic,
 };
+use crate::telemetry::audit::Audit;
 
 /// The route that a request matched. Found on answers and errors, for the log and for what is counted.
 #[derive(Debug, Clone)]
@@ -57,12 +59,14 @@ pub struct Operation {
     pub endpoint: BoxEndpoint<'static>,
     /// What it needs.
     pub need: Option<Need>,
+    /// How it stands in the audit log; not at all if it changes nothing.
+    pub(super) audited: Option<Audited>,
 }
-
 /// All methods of one path.
 pub struct Resource {
     methods: Vec<(Method, Operation)>,
     gate: Gate,
+    audit: Audit,
     /// Whether GET changes nothing, so that HEAD may be answered by it.
     get_is_safe: bool,
     allow: HeaderValue,
@@ -81,8 +85,8 @@ impl Resource {
         allowed.sort_unstable();
         let allow = HeaderValue::from_str(&allowed.join(", ")).expect("methods are ASCII");
         let names = path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
-        let (gate, path) = (state.gate.clone(), MatchedPath(state.traffic.route(path)));
-        Self { methods, gate, get_is_safe, allow, path, names: PathNames(names) }
+        let (gate, audit, path) = (state.gate.clone(), state.audit.clone(), MatchedPath(state.traffic.route(path)));
+        Self { methods, gate, audit, get_is_safe, allow, path, names: PathNames(names) }
     }
 
     /// Adds it to the route table, with and without a trailing slash.
@@ -101,8 +105,8 @@ impl Resource {
     async fn answer(&self, mut request: Request) -> Result<Response> {
         request.set_data(self.names.clone());
         match self.operation(request.method()) {
-            Some(Operation { endpoint, need: None }) => endpoint.call(request).await,
-            Some(Operation { endpoint, need: Some(need) }) => self.admit(request, endpoint, need).await,
+            Some(Operation { endpoint, need: None, .. }) => endpoint.call(request).await,
+            Some(operation @ Operation { need: Some(need), .. }) => self.admit(request, operation, need).await,
             None if request.method() == Method::OPTIONS => {
                 Ok(StatusCode::NO_CONTENT.with_header(header::ALLOW, self.allow.clone()).into_response())
             }
@@ -116,16 +120,28 @@ impl Resource {
 
 impl Resource {
     /// Lets a request through to an operation if it may come in and may do that; the answer says how its limit stands, whatever it is.
-    async fn admit(&self, mut request: Request, endpoint: &BoxEndpoint<'static>, need: &Need) -> Result<Response> {
-        let pass = self.gate.admit(Context::of(&request).arrival()).await?;
+    async fn admit(&self, mut request: Request, operation: &Operation, need: &Need) -> Result<Response> {
+        if self.audit.has_stopped() {
+            return Err(Error::unavailable("The audit log cannot be written, and nothing is done without it.").into());
+        }
+        let mut entry = Entry::new(&self.audit, operation.audited.as_ref(), self.path.0.path());
+        let pass = match self.gate.admit(Context::of(&request).arrival()).await {
+            Ok(pass) => pass,
+            Err(error) => {
+                entry.refused(&request, error.status());
+                return Err(error.into());
+            }
+        };
+        entry.came_in(&request, &self.names, &pass.principal);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, self.path.0.path(), self.project(&request)) {
             Ok(()) => {
                 request.set_data(pass.principal);
-                endpoint.call(request).await
+                operation.endpoint.call(request).await
             }
             Err(error) => Err(error.into()),
         };
+        entry.answered(&answer);
         match answer {
             Ok(mut response) => {
                 response.headers_mut().extend(headers);
@@ -166,7 +182,7 @@ pub fn routes<T: OpenApi>(api: T, state: &State) -> Route {
         let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
         let methods = meta.operations.iter().filter_map(|operation| {
             let endpoint = endpoints.remove(&operation.method)?.boxed();
-            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation) }))
+            Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation), audited: Audited::of(operation) }))
         });
         Resource::new(&meta.path, state, methods.collect(), get_is_safe).add_to(route)
     })

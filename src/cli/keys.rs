@@ -5,14 +5,16 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
-use super::{ConfigArguments, output};
+use super::{ConfigArguments, audit::Recorder, output};
 use crate::{
     access::{Grants, Key, KeyHash, KeyId, Keys, NewKey, Role, Store},
     api::keys::KeyData,
     config::Settings,
     postgres::{Database, Page, migrate},
     redis::Redis,
+    telemetry::audit::Kind,
 };
 
 #[derive(Debug, Args)]
@@ -98,14 +100,26 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let settings = arguments.config.load([])?.settings;
     let keys = open(&settings).await?;
     match &arguments.command {
-        Command::Create(create) => made(&create_key(&keys, create).await?, create.json),
+        Command::Create(create) => {
+            let target = |made: Option<&(Key, KeyData)>| ids(None, made);
+            let made = Recorder::open(&settings)?.records(("create_key", Kind::Creation), target, create_key(&keys, create)).await?;
+            print(&made, create.json)
+        }
         Command::Rotate { id, grace, json } => {
-            let key = Key::generate(KeyId::make());
-            let info = keys.rotate(*id, &key, &KeyHash::of(&key), *grace).await?;
-            made(&(key, info.into()), *json)
+            let rotate = async {
+                let key = Key::generate(KeyId::make());
+                let info = keys.rotate(*id, &key, &KeyHash::of(&key), *grace).await?;
+                Ok((key, info.into()))
+            };
+            let target = |made: Option<&(Key, KeyData)>| ids(Some(*id), made);
+            print(&Recorder::open(&settings)?.records(("rotate_key", Kind::Change), target, rotate).await?, *json)
         }
         Command::Show { id, json } => shown(&[keys.store.get(*id).await?.into()], *json, true),
-        Command::Revoke { id, json } => shown(&[keys.revoke(*id).await?.into()], *json, true),
+        Command::Revoke { id, json } => {
+            let revoke = async { Ok(keys.revoke(*id).await?.into()) };
+            let target = |_: Option<&KeyData>| ids(Some(*id), None);
+            shown(&[Recorder::open(&settings)?.records(("revoke_key", Kind::Change), target, revoke).await?], *json, true)
+        }
         Command::List { user, json } => {
             let user = match user {
                 Some(name) => Some(keys.store.user_named(name).await?.id),
@@ -157,8 +171,14 @@ async fn all(keys: &Keys, user: Option<i64>) -> anyhow::Result<Vec<KeyData>> {
     }
 }
 
+/// What a change was made to, and what was made.
+fn ids(changed: Option<KeyId>, made: Option<&(Key, KeyData)>) -> Vec<(&'static str, Value)> {
+    let made = made.map(|(key, _)| ("made", key.id()));
+    changed.map(|id| ("key_id", id)).into_iter().chain(made).map(|(name, id)| (name, id.to_string().into())).collect()
+}
+
 /// Tells of a key and then prints it, alone on its line.
-fn made((key, data): &(Key, KeyData), json: bool) -> anyhow::Result<()> {
+fn print((key, data): &(Key, KeyData), json: bool) -> anyhow::Result<()> {
     match json {
         true => output::json(data)?,
         false => output::line(&format!("Key {} ({}). Keep it secret; it cannot be shown again:", key.id(), data.name())),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod dev;
 mod keys;
 mod limits;
@@ -13,10 +14,10 @@ mod users;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Effective, Sources, load};
+use crate::config::{Effective, Sources, is_secret, load};
 
 /// A job queue that labs, private clouds and research clusters run for themselves.
 #[derive(Debug, Parser)]
@@ -38,6 +39,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Add and change users, whose keys there are.
     Users(users::Arguments),
+    /// Look whether an audit log is whole.
+    Audit(audit::Arguments),
     /// Print the OpenAPI document.
     Openapi,
     /// Run WhatsNext with a PostgreSQL and a Redis of its own, to try it and to work on it.
@@ -59,8 +62,19 @@ struct ConfigArguments {
 
 impl ConfigArguments {
     fn load(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Effective> {
+        Ok(load(&self.sources(more)?)?)
+    }
+
+    /// What to load, now and whenever it may have changed.
+    fn sources(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Sources> {
+        for (name, value) in &self.settings {
+            ensure!(
+                !is_secret(name, value),
+                "everybody on this machine can read the command line, and `{name}` is a secret: set it in the environment, or {name}_file"
+            );
+        }
         let flags = self.settings.iter().cloned().chain(more).collect();
-        Ok(load(&Sources::of_process(self.config.clone(), flags))?)
+        Ok(Sources::of_process(self.config.clone(), flags))
     }
 }
 
@@ -88,6 +102,7 @@ fn run_command(command: Command) -> anyhow::Result<()> {
         Command::Migrate(arguments) => runtime()?.block_on(migrate::run(&arguments)),
         Command::Keys(arguments) => runtime()?.block_on(keys::run(&arguments)),
         Command::Users(arguments) => runtime()?.block_on(users::run(&arguments)),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Openapi => runtime()?.block_on(async { openapi::run() }),
         Command::Dev(arguments) => runtime()?.block_on(dev::run(&arguments)),
         Command::Tether(arguments) => dev::tether::run(&arguments),

@@ -28,3 +28,9 @@ pub(super) fn table<const COLUMNS: usize>(heading: &[&str; COLUMNS], rows: &[[St
         line(&aligned(&mut row.iter().map(String::as_str)));
     }
 }
+
+/// What somebody should know, beside a command's output.
+#[expect(clippy::print_stderr, reason = "this is what standard error is for")]
+pub(super) fn warn(text: &str) {
+    eprintln!("whatsnext: {text}");
+}

@@ -1,6 +1,6 @@
 //! `whatsnext serve`
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,9 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArguments, supervisor};
 use crate::{
-    app::App,
-    config::{Effective, warnings},
-    http, telemetry,
+    app::{App, Reloaded},
+    config::{Effective, Settings, Sources, load, warnings},
+    http,
+    telemetry::{
+        self,
+        audit::{Audit, Category, Event, Kind, Outcome, STARTED, STOPPED},
+    },
 };
 
 #[derive(Debug, Args)]
@@ -31,7 +35,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let host = arguments.host.clone().map(|host| ("host".to_owned(), host));
     let port = arguments.port.map(|port| ("port".to_owned(), port.to_string()));
-    let effective = arguments.config.load(host.into_iter().chain(port))?;
+    let sources = arguments.config.sources(host.into_iter().chain(port))?;
+    let effective = load(&sources)?;
     if arguments.check {
         return check(&effective);
     }
@@ -44,10 +49,25 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     settings.refuse_unsafe()?;
+    let audit = Audit::open(&settings)?;
+    let ended = serve(settings, &sources, &audit).await;
+    let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
+    audit.close(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome)).await;
+    if let Some(head) = audit.head() {
+        tracing::info!(%head, "the last line of the audit log");
+    }
+    ended?;
+    ensure!(!audit.has_stopped(), "lines of the audit log were lost, and audit_failure is stop");
+    tracing::info!("stopped");
+    Ok(())
+}
 
+/// Runs a server until it is told to stop.
+async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::Result<()> {
     super::limits::raise_descriptor_limit();
     let stop = stop_on_signal()?;
-    let app = App::build(settings.clone())?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let app = App::build(settings.clone())?.audited_by(audit.clone());
     app.verify_schema().await?;
     if !settings.disable_auth && settings.api_keys.expose_secret().is_empty() && !app.has_keys().await? {
         tracing::warn!("there is no key, so every request is refused: make one with `whatsnext keys create --name NAME --role admin`");
@@ -59,8 +79,25 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     supervisor::inform(stop.clone());
-    app.with_metrics(metrics).run(listener, stop).await;
-    tracing::info!("stopped");
+    audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
+    let reload = app.reload();
+    let reloads = reload.run(
+        async || hang_up.recv().await,
+        || load(sources).map(|effective| effective.settings),
+        |reloaded| {
+            let outcome = if reloaded == Reloaded::All { Outcome::Success } else { Outcome::Failure };
+            audit.record(&Event::of_process("reload_settings", Category::Configuration, Kind::Change, outcome));
+        },
+    );
+    let stops = async {
+        audit.stopped().await;
+        stop.cancel();
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = app.with_metrics(metrics).run(listener, stop.clone()) => {}
+        ((), ()) = async { tokio::join!(reloads, stops) } => {}
+    }
     Ok(())
 }
 

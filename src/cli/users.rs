@@ -2,16 +2,20 @@
 
 use anyhow::ensure;
 use clap::{ArgGroup, Args, Subcommand};
+use serde_json::Value;
 
 use super::{
     ConfigArguments,
+    audit::Recorder,
     keys::{open, role},
     output,
 };
 use crate::{
-    access::{Grants, Keys, Role},
+    access::{self, Grants, Keys, Role},
     api::users::User,
+    config::Settings,
     postgres::Page,
+    telemetry::audit::Kind,
 };
 
 #[derive(Debug, Args)]
@@ -97,22 +101,42 @@ fn in_project(text: &str) -> Result<(i64, Role), String> {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let keys = open(&arguments.config.load([])?.settings).await?;
+    let settings = arguments.config.load([])?.settings;
+    let keys = open(&settings).await?;
     match &arguments.command {
         Command::Create { name, granted, json } => {
             ensure!((1..=255).contains(&name.chars().count()), "--name must have 1 to 255 characters");
-            shown(&[keys.store.add_user(name, &granted.grants()?).await?.into()], *json, true)
+            let grants = granted.grants()?;
+            let create = async { Ok(keys.store.add_user(name, &grants).await?) };
+            let user = Recorder::open(&settings)?.records(("create_user", Kind::Creation), id, create).await?;
+            shown(&[user.into()], *json, true)
         }
         Command::List { json } => shown(&all(&keys).await?, *json, false),
-        Command::Grant { name, granted, json } => changed(&keys, name, Some(granted.grants()?), None, *json).await,
-        Command::Suspend { name, json } => changed(&keys, name, None, Some(false), *json).await,
-        Command::Resume { name, json } => changed(&keys, name, None, Some(true), *json).await,
+        Command::Grant { name, granted, json } => {
+            let grants = granted.grants()?;
+            changed(&settings, &keys, name, (Some(&grants), None), *json).await
+        }
+        Command::Suspend { name, json } => changed(&settings, &keys, name, (None, Some(false)), *json).await,
+        Command::Resume { name, json } => changed(&settings, &keys, name, (None, Some(true)), *json).await,
     }
 }
 
-async fn changed(keys: &Keys, name: &str, grants: Option<Grants>, active: Option<bool>, json: bool) -> anyhow::Result<()> {
-    let id = keys.store.user_named(name).await?.id;
-    shown(&[keys.update_user(id, grants.as_ref(), active).await?.into()], json, true)
+async fn changed(
+    settings: &Settings,
+    keys: &Keys,
+    name: &str,
+    (grants, active): (Option<&Grants>, Option<bool>),
+    json: bool,
+) -> anyhow::Result<()> {
+    let update = async {
+        let id = keys.store.user_named(name).await?.id;
+        Ok(keys.update_user(id, grants, active).await?)
+    };
+    shown(&[Recorder::open(settings)?.records(("update_user", Kind::Change), id, update).await?.into()], json, true)
+}
+
+fn id(user: Option<&access::User>) -> Vec<(&'static str, Value)> {
+    user.map(|user| ("user_id", user.id.into())).into_iter().collect()
 }
 
 async fn all(keys: &Keys) -> anyhow::Result<Vec<User>> {

@@ -97,7 +97,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
     warn(settings.disable_auth, "disable_auth=true: everybody who reaches this port may read, change and delete everything");
     warn(
         !settings.api_keys.expose_secret().is_empty(),
-        "api_keys is set: such keys may do everything, and to change them takes a restart. Make keys with `whatsnext keys create --name NAME \
+        "api_keys is set: such keys may do everything, and each server has to be told of changes. Make keys with `whatsnext keys create --name NAME \
          --role admin` instead",
     );
     warn(settings.rate_limit_per_minute == 0, "rate_limit_per_minute=0: nothing limits how many requests a key or an address may send");
@@ -119,6 +119,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         settings.metrics_address().is_ok_and(|address| address.is_some_and(|address| !address.ip().is_loopback())),
         "metrics_bind is not a loopback address: whoever reaches it learns how much there is to do and how it goes, without a key",
     );
+    warn(settings.audit_log_dir.as_os_str().is_empty(), "audit_log_dir is empty: nobody will be able to say who did what");
     warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
     warn(
         settings.database_tls != DatabaseTls::VerifyFull && settings.database_is_remote(),

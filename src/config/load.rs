@@ -13,7 +13,7 @@ use super::Settings;
 const DEFAULTS: &str = include_str!("../../deploy/config/default.toml");
 
 /// Settings that must never be shown. Each can come from a file named by `NAME_file` instead.
-const SECRETS: [&str; 4] = ["database_password", "database_url", "redis_url", "api_keys"];
+const SECRETS: [&str; 5] = ["database_password", "database_url", "redis_url", "api_keys", "audit_key"];
 
 /// The sources besides the embedded defaults, weakest first.
 #[derive(Debug, Default)]
@@ -152,6 +152,11 @@ impl fmt::Display for Effective {
         }
         Ok(())
     }
+}
+
+/// Whether a setting's value must not be seen by others. A URL without a password is none.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    SECRETS.contains(&name) && masked(name, value) != value
 }
 
 /// A URL keeps what an operator needs to recognise it; anything else is hidden whole.
@@ -361,6 +366,13 @@ mod tests {
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("db:5432/whatsnext") && shown.contains("cache:6379"), "{shown}");
         assert!(!format!("{:?}", loaded.settings).contains("canary"));
+    }
+
+    #[test]
+    fn a_url_without_a_password_is_no_secret() {
+        assert!(is_secret("database_password", "x") && is_secret("api_keys", "x") && is_secret("audit_key", "x"));
+        assert!(is_secret("redis_url", "redis://:x@cache/0") && is_secret("database_url", "postgres://u:x@db/whatsnext"));
+        assert!(!is_secret("redis_url", "redis://cache:6379/0") && !is_secret("port", "1") && !is_secret("database_password", ""));
     }
 
     #[test]

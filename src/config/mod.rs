@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub use authorities::{AuthoritiesError, authorities, read_authorities};
 pub use check::{Refusal, warnings};
-pub use load::{Effective, Error, Sources, load};
+pub use load::{Effective, Error, Sources, is_secret, load};
 
 /// Everything that can be set. Names, units and defaults are those of `deploy/config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -83,6 +83,9 @@ pub struct Settings {
 
     pub log_format: LogFormat,
     pub log_filter: String,
+    pub audit_log_dir: PathBuf,
+    pub audit_failure: AuditFailure,
+    pub audit_key: SecretString,
 
     pub metrics_bind: String,
     pub otlp_endpoint: String,
@@ -155,6 +158,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What is done when a line of the audit log is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditFailure {
+    /// The service goes on, and the lines that are lost are counted.
+    Continue,
+    /// Nobody comes in any more, and the server ends.
+    Stop,
 }
 
 impl Settings {

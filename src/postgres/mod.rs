@@ -1,6 +1,7 @@
 //! PostgreSQL: one pool of connections, prepared statements, transactions, migrations; with a pooler such as PgBouncer between, or without.
 
 mod client;
+mod connector;
 mod error;
 mod lanes;
 pub mod migrate;
@@ -12,13 +13,13 @@ mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
 use secrecy::ExposeSecret;
-use tokio::sync::Semaphore;
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::config::{AuthoritiesError, DatabasePooler, DatabaseTls, Settings};
 
+use connector::{Connector, Target};
 use lanes::{Lanes, Place};
 use statements::ParameterTypes;
 use stats::Counts;
@@ -54,6 +55,20 @@ pub enum SetupError {
     Pool(#[from] deadpool_postgres::BuildError),
 }
 
+/// New settings are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// They do not describe a database.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The database that they describe cannot be reached, or refuses them.
+    #[error("no connection can be made with them: {0}")]
+    Connection(#[from] tokio_postgres::Error),
+    /// It took too long.
+    #[error("the database does not answer in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+}
+
 /// The way to the database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
@@ -62,7 +77,7 @@ pub struct Database {
     probe: Pool,
     lanes: Lanes,
     large_pages: Arc<Semaphore>,
-    tls: MakeRustlsConnect,
+    connector: Connector,
     pooler: DatabasePooler,
     types: ParameterTypes,
     counts: Arc<Counts>,
@@ -103,14 +118,20 @@ impl Database {
     ///
     /// [`SetupError`] if the settings do not describe a database.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
-        let config = connection_config(settings)?;
-        let tls = tls::connector(settings)?;
+        let connector = Connector::new(Target::new(settings)?);
         let checkout = Duration::from_secs(settings.database_checkout_timeout_seconds);
         let connect = Duration::from_secs(settings.database_connect_timeout_seconds);
         let pool = |size: usize| {
             let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-            Pool::builder(Manager::from_config(config.clone(), tls.clone(), manager))
+            let current = connector.clone();
+            let is_of_now = Hook::sync_fn(move |_, metrics| match metrics.created >= current.target().since {
+                true => Ok(()),
+                false => Err(HookError::message("it was made with settings that have changed")),
+            });
+            // What to connect to is for the connector to say.
+            Pool::builder(Manager::from_connect(tokio_postgres::Config::new(), connector.clone(), manager))
                 .max_size(size)
+                .pre_recycle(is_of_now)
                 .timeouts(Timeouts { wait: Some(checkout), create: Some(connect), recycle: Some(connect) })
                 .runtime(Runtime::Tokio1)
                 .build()
@@ -121,11 +142,31 @@ impl Database {
             probe: pool(1)?,
             lanes: Lanes::of_pool(size),
             large_pages: Arc::new(Semaphore::new(LARGE_PAGES)),
-            tls,
+            connector,
             pooler: settings.database_pooler,
             types: ParameterTypes::default(),
             counts: Arc::default(),
         })
+    }
+
+    /// Goes over to new settings, if they are others and if a connection can be made with them: from now on none is used that was made with others. What is running ends as it
+    /// would have.
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`] if none can be made; then everything stays as it was.
+    pub async fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
+        let target = Target::new(settings)?;
+        if target.is_that_of(&self.connector) && settings.database_ca_file.as_os_str().is_empty() {
+            return Ok(());
+        }
+        timeout(Duration::from_secs(settings.database_connect_timeout_seconds), target.connect()).await??;
+        self.connector.turn_to(target);
+        let since = self.connector.target().since;
+        for pool in [&self.pool, &self.probe] {
+            pool.retain(|_, metrics| metrics.created >= since);
+        }
+        Ok(())
     }
 
     /// A connection, given back to the pool when dropped.
@@ -154,7 +195,7 @@ impl Database {
         });
         let object = object.inspect_err(|error| self.counts.no_connection(error))?;
         let statements = Statements::of(&object, self.pooler, &self.types);
-        Ok(Client::new(object, statements, self.tls.clone(), self.large_pages.clone(), place, self.counts.clone()))
+        Ok(Client::new(object, statements, self.connector.target().tls(), self.large_pages.clone(), place, self.counts.clone()))
     }
 
     /// Runs `work` in one transaction (READ COMMITTED): committed if it returns `Ok`, otherwise as if it had never been. When the

@@ -3,11 +3,13 @@
 //! A message may get lost, and nothing may depend on it but speed. In a cluster every node passes messages on to all others, so one of them will do.
 
 use deadpool_redis::{Manager, Pool, Runtime, Timeouts};
+use std::sync::Arc;
+
 use futures_util::{Stream, StreamExt as _};
 use redis::pipe;
 use tokio::time::timeout;
 
-use super::{Error, Redis};
+use super::{Error, Redis, way::Way};
 
 /// How many connections send messages.
 const SENDERS: usize = 2;
@@ -19,8 +21,8 @@ pub const TOGETHER: usize = 256;
 pub struct Sender {
     redis: Redis,
     channel: String,
-    /// To the server that was there last.
-    pool: Option<Pool>,
+    /// To the server that was there last, and the way to it.
+    pool: Option<(Arc<Way>, Pool)>,
 }
 
 impl Redis {
@@ -29,20 +31,23 @@ impl Redis {
         Sender { redis: self.clone(), channel: self.channel(channel), pool: None }
     }
 
-    /// Messages that are sent on a channel from now on. They end when the connection does.
+    /// Messages that are sent on a channel from now on. They end when the connection does, or when another way is to be used ([`Redis::reload`]).
     ///
     /// # Errors
     ///
     /// Any [`Error`] if nobody is there to listen to.
     pub async fn messages(&self, channel: &str) -> Result<impl Stream<Item = String> + Unpin + use<>, Error> {
+        let mut ways = self.shared.way.subscribe();
+        let way = ways.borrow_and_update().clone();
         let connect = async {
-            let client = self.shared.way.any(self.timeout).await?;
+            let client = way.any(self.timeout).await?;
             let mut listener = client.get_async_pubsub().await?;
             listener.subscribe(self.channel(channel)).await?;
             Ok::<_, Error>(listener)
         };
         let listener = timeout(self.timeout, connect).await??;
-        Ok(listener.into_on_message().filter_map(|message| std::future::ready(message.get_payload().ok())).boxed())
+        let payloads = listener.into_on_message().filter_map(|message| std::future::ready(message.get_payload().ok()));
+        Ok(payloads.take_until(async move { ways.changed().await }).boxed())
     }
 
     fn channel(&self, name: &str) -> String {
@@ -67,9 +72,10 @@ impl Sender {
     }
 
     async fn try_send(&mut self, messages: &[String]) -> Result<(), Error> {
+        let way = self.redis.way();
         let pool = match &self.pool {
-            Some(pool) => pool,
-            None => self.pool.insert(self.redis.pool().await?),
+            Some((known, pool)) if Arc::ptr_eq(known, &way) => pool,
+            _ => &self.pool.insert((way.clone(), self.redis.pool(&way).await?)).1,
         };
         let mut connection = pool.get().await?;
         let mut all = pipe();
@@ -81,8 +87,8 @@ impl Sender {
 }
 
 impl Redis {
-    async fn pool(&self) -> Result<Pool, Error> {
-        let client = self.shared.way.any(self.timeout).await?;
+    async fn pool(&self, way: &Way) -> Result<Pool, Error> {
+        let client = way.any(self.timeout).await?;
         let time = Some(self.timeout);
         let pool = Pool::builder(Manager::new(client.get_connection_info().clone())?)
             .max_size(SENDERS)

@@ -33,8 +33,11 @@ use std::{
 };
 
 use redis::RedisError;
-use secrecy::ExposeSecret;
-use tokio::time::{Instant, timeout};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    sync::watch as channel,
+    time::{Instant, timeout},
+};
 use uuid::Uuid;
 
 use crate::config::{AuthoritiesError, Settings, read_authorities};
@@ -70,6 +73,25 @@ pub enum SetupError {
     /// Keys of one subject would be in different slots of a cluster.
     #[error("redis_key_prefix must not contain {{ or }}: braces say which keys a cluster keeps together")]
     Prefix,
+}
+
+/// New settings are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// They do not describe Redis.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// What they describe cannot be used.
+    #[error("Redis cannot be used with them: {}", reason(.0))]
+    Unusable(#[from] Error),
+}
+
+/// An error with what caused it.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Command(cause) => cause.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// An error of Redis or on the way to it. Its text is for the log, never for a caller.
@@ -109,7 +131,9 @@ pub struct Redis {
 }
 
 struct Shared {
-    way: Way,
+    /// Of the way.
+    url: RwLock<SecretString>,
+    way: channel::Sender<Arc<Way>>,
     line: RwLock<Line>,
     /// How many servers were alive when Redis last told; at least one.
     servers: AtomicUsize,
@@ -149,13 +173,42 @@ impl Redis {
         }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
-            way: Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?,
+            url: RwLock::new(settings.redis_url.clone()),
+            way: channel::Sender::new(Arc::new(Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?)),
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
             server: Uuid::new_v4(),
             counts: Counts::default(),
         };
         Ok(Self { shared: Arc::new(shared), timeout, prefix: settings.redis_key_prefix.as_str().into() })
+    }
+
+    /// Goes over to another URL, if it is another one and if Redis does over a new connection what it is asked. What is being asked is answered over the old one. To one that
+    /// knows nothing of this server it goes as to one that has forgotten ([`Redis::watch`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`] if it does not; then everything stays as it was.
+    pub async fn reload<F: Future<Output = ()>>(&self, settings: &Settings, take_over: impl Fn() -> F) -> Result<(), ReloadError> {
+        let url = settings.redis_url.expose_secret();
+        let is_known = *url == *self.shared.url.read().unwrap_or_else(PoisonError::into_inner).expose_secret();
+        if is_known && settings.redis_ca_file.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let way = Arc::new(Way::to(url, authorities(settings).map_err(SetupError::from)?, self.timeout)?);
+        let found = self.find(&way).await?;
+        self.shared.way.send_replace(way);
+        *self.shared.url.write().unwrap_or_else(PoisonError::into_inner) = settings.redis_url.clone();
+        // What was admitted without Redis must be charged there first.
+        match found.has_forgotten || self.link(false).is_none() {
+            true => self.adopt(found, &take_over).await,
+            false => self.set(found.into_line()),
+        }
+        Ok(())
+    }
+
+    fn way(&self) -> Arc<Way> {
+        self.shared.way.borrow().clone()
     }
 
     /// The name of a key that belongs to a subject. The braces around the subject are the hash tag that keeps all of its keys in one slot of a cluster.

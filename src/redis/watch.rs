@@ -1,7 +1,7 @@
 //! Looking whether Redis is there, and who else is.
 
 use std::{
-    sync::{LazyLock, PoisonError, atomic::Ordering},
+    sync::{Arc, LazyLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -32,11 +32,18 @@ const SERVERS: &str = "servers";
 static PRESENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("presence.lua")));
 
 /// A connection that works.
-struct Found {
+pub(super) struct Found {
     link: Link,
     master: Option<Address>,
     /// Whether a node does not know this server: it is new, or has forgotten what it knew.
-    has_forgotten: bool,
+    pub(super) has_forgotten: bool,
+}
+
+impl Found {
+    /// For all requests.
+    pub(super) fn into_line(self) -> Line {
+        Line::Up(self.link, self.master)
+    }
 }
 
 impl Redis {
@@ -65,18 +72,25 @@ impl Redis {
 
     /// Makes a connection that requests use from now on, if Redis does over it what they ask, in their time.
     pub async fn connect(&self) {
-        match self.find().await {
-            Ok(Found { link, master, .. }) => self.set(Line::Up(link, master)),
+        match self.find(&self.way()).await {
+            Ok(found) => self.set(found.into_line()),
             Err(error) => self.open_breaker(None, &error),
         }
     }
 
     /// As [`Redis::connect`], after Redis was away.
     async fn go_back<F: Future<Output = ()>>(&self, take_over: impl Fn() -> F) {
-        let Found { link, master, has_forgotten } = match self.find().await {
-            Ok(found) => found,
-            Err(error) => return self.open_breaker(None, &error),
-        };
+        let way = self.way();
+        match self.find(&way).await {
+            // Unless another way is to be used by now.
+            Ok(found) if Arc::ptr_eq(&way, &self.way()) => self.adopt(found, take_over).await,
+            Ok(_) => {}
+            Err(error) => self.open_breaker(None, &error),
+        }
+    }
+
+    /// Uses what was found, after what happened without it was taken there.
+    pub(super) async fn adopt<F: Future<Output = ()>>(&self, Found { link, master, has_forgotten }: Found, take_over: impl Fn() -> F) {
         self.set(Line::Found(link.clone()));
         // The database, which it may need as well, must not hold this up. The others count this server again, too.
         let take_over = || async {
@@ -100,13 +114,13 @@ impl Redis {
         }
     }
 
-    fn set(&self, line: Line) {
+    pub(super) fn set(&self, line: Line) {
         *self.shared.line.write().unwrap_or_else(PoisonError::into_inner) = line;
     }
 
-    async fn find(&self) -> Result<Found, Error> {
+    pub(super) async fn find(&self, way: &Way) -> Result<Found, Error> {
         let (link, master, has_forgotten) = timeout(self.timeout, async {
-            let (link, master) = self.shared.way.connect(self.timeout).await?;
+            let (link, master) = way.connect(self.timeout).await?;
             // Once to have all connections made, and once more in the time that requests have.
             let has_forgotten = self.write_everywhere(&link).await?.contains(&None);
             Ok::<_, Error>((link, master, has_forgotten))
@@ -129,7 +143,8 @@ impl Redis {
     /// Whether more than half of the sentinels name another master than the one in use, which may be cut off from them and not know yet that it no
     /// longer is the master.
     async fn has_another_master(&self) -> bool {
-        let Way::Sentinel(sentinels) = &self.shared.way else { return false };
+        let way = self.way();
+        let Way::Sentinel(sentinels) = &*way else { return false };
         let Ok((address, true)) = sentinels.address(self.timeout).await else { return false };
         let line = self.shared.line.read().unwrap_or_else(PoisonError::into_inner);
         matches!(&*line, Line::Up(_, Some(master)) if *master != address)

@@ -1,5 +1,6 @@
-//! What the process says about itself.
+//! What the process says about itself, and what the audit log keeps.
 
+pub mod audit;
 mod logs;
 pub mod metrics;
 pub mod otlp;

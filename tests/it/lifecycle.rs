@@ -95,7 +95,7 @@ async fn the_log_tells_of_requests_but_no_secret_and_no_value() {
 #[tokio::test]
 async fn check_shows_what_is_in_force_and_warns() {
     let database = TestDatabase::new().await;
-    let output = program(&database).args(["serve", "--check", "--port", "1234", "--set", "database_password=canary"]).output().unwrap();
+    let output = program(&database).args(["serve", "--check", "--port", "1234"]).env("DATABASE_PASSWORD", "canary").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
     assert!(text.contains("port = 1234\n") && text.contains("# warning: disable_auth=true"), "{text}");

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admission;
+mod audit;
 mod balancers;
 mod bounds;
 mod browser;
@@ -30,6 +31,7 @@ mod order;
 mod permissions;
 mod pooler;
 mod schema;
+mod secrets;
 mod stores;
 mod supervised;
 mod support;

@@ -4,6 +4,7 @@
 //! ([`Place`]); [`Holder::expected`] is the rule, written down a second time and not taken from the server's code. Each refusal is compared with the words
 //! that are said of what does not exist, and what was refused must have changed nothing.
 
+mod audited;
 mod requests;
 
 use std::collections::BTreeMap;

@@ -1,15 +1,18 @@
 //! A request as it comes to the gate, read once and without any I/O.
 
+use std::net::IpAddr;
+
 use poem::{Request, http::HeaderValue};
 
 use super::{Class, Inner, Subject, credentials};
 use crate::{
-    access::{ClientAddress, Key, Token},
+    access::{ClientAddress, Key, KeyId, Token},
     api::Error,
 };
 
 /// Where a request comes from, what it is counted as, and what it presents.
 pub struct Arrival {
+    ip: IpAddr,
     pub(super) address: ClientAddress,
     pub(super) class: Class,
     pub(super) credential: Credential,
@@ -31,10 +34,26 @@ pub(super) enum Credential {
     Several(Error),
 }
 
+impl Arrival {
+    /// The address that it comes from, all of it.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// The id of the key that it presents, whether it is that key or not.
+    pub fn claimed_key(&self) -> Option<KeyId> {
+        match &self.credential {
+            Credential::Key(key, _) => Some(key.id()),
+            _ => None,
+        }
+    }
+}
+
 impl Inner {
     pub(super) fn arrival(&self, request: &Request) -> Arrival {
         let class = Class::of(request.method(), request.uri().path());
-        Arrival { address: self.address(request), class, credential: self.credential(request) }
+        let ip = self.address(request);
+        Arrival { ip, address: ip.into(), class, credential: self.credential(request) }
     }
 
     fn credential(&self, request: &Request) -> Credential {
@@ -53,16 +72,16 @@ impl Inner {
                 Credential::Key(key, version)
             }
             (Err(_), Ok(token)) => Credential::Token(token.digest()),
-            (Err(_), Err(_)) if self.configured.is_empty() => Credential::Unreadable,
+            (Err(_), Err(_)) if self.configured().is_empty() => Credential::Unreadable,
             (Err(_), Err(_)) => Credential::Text(text),
         }
     }
 
-    fn address(&self, request: &Request) -> ClientAddress {
+    fn address(&self, request: &Request) -> IpAddr {
         let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
-        let Some(header) = self.forwarded.header() else { return peer.into() };
+        let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
         let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
-        self.proxies.client(peer, self.forwarded, lines).into()
+        self.proxies.client(peer, self.forwarded, lines)
     }
 
     /// Whose window it is that decides, if that is known without asking anybody.

@@ -28,7 +28,7 @@ mod tally;
 mod token;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,7 @@ use poem::{
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use quick_cache::sync::Cache;
+use secrecy::SecretString;
 use tokio::{sync::Semaphore, time::sleep};
 
 pub use arrival::Arrival;
@@ -91,7 +92,7 @@ struct Inner {
     is_open: bool,
     limits: ClassLimits,
     failures: u32,
-    configured: ConfiguredKeys,
+    configured: RwLock<ConfiguredKeys>,
     keys: Keys,
     tokens: Tokens,
     verifier: Verifier,
@@ -148,7 +149,7 @@ impl Gate {
             is_open: settings.disable_auth,
             limits: ClassLimits { api: settings.rate_limit_per_minute, report: settings.report_limit_per_minute },
             failures: settings.auth_failures_per_minute,
-            configured: ConfiguredKeys::new(&settings.api_keys),
+            configured: RwLock::new(ConfiguredKeys::new(&settings.api_keys)),
             keys: Keys::new(Store::new(database), redis.clone()),
             tokens: Tokens::new(redis.clone()),
             verifier: Verifier::new(runs, WAITING),
@@ -161,6 +162,11 @@ impl Gate {
             hearings: Semaphore::new(HEARINGS),
             tally: Tally::default(),
         })))
+    }
+
+    /// Takes other keys of the configuration in place of those there were.
+    pub fn set_configured(&self, list: &SecretString) {
+        *self.0.configured.write().unwrap_or_else(PoisonError::into_inner) = ConfiguredKeys::new(list);
     }
 
     /// The proxies that announce connections before the first request of each (PROXY protocol): nobody, if they tell in another way.
@@ -297,6 +303,10 @@ impl Gate {
 }
 
 impl Inner {
+    fn configured(&self) -> RwLockReadGuard<'_, ConfiguredKeys> {
+        self.configured.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whoever comes without a key, of which only the address is known.
     async fn anybody(&self, arrival: &Arrival) -> Result<Pass, Error> {
         let told = self.of_address(arrival, arrival.class.name(), &self.limits.window(arrival.class, false)).await?;
@@ -333,7 +343,8 @@ impl Inner {
     async fn with_configured(&self, text: &str, arrival: &Arrival) -> Result<Pass, Error> {
         let windows = [window("failures", self.failures, 0, false)];
         self.of_address(arrival, "verify", &windows).await?;
-        let Some(position) = self.configured.position(text) else { return Err(self.failed(arrival).await) };
+        let position = self.configured().position(text);
+        let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
         let told = self.without_record(Subject::Configured(position), arrival.class.name(), &windows).await?;
         Ok(Pass { principal: Principal::configured(), told })

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use poem::Request;
+use poem::{Request, http::HeaderValue};
 use tokio::time::Instant;
 
 use super::{admission::Arrival, budget::Share};
@@ -27,15 +27,16 @@ pub struct Context(Arc<Inner>);
 
 struct Inner {
     arrival: Arrival,
+    request_id: HeaderValue,
     deadline: Deadline,
     limits: Limits,
     share: Share,
 }
 
 impl Context {
-    /// How the request came, when it must be answered, how large its body may be, and what it holds of the server's memory.
-    pub fn new(arrival: Arrival, deadline: Deadline, limits: Limits, share: Share) -> Self {
-        Self(Arc::new(Inner { arrival, deadline, limits, share }))
+    /// How the request came, its id (which is ASCII), when it must be answered, how large its body may be, and what it holds of the server's memory.
+    pub fn new(arrival: Arrival, request_id: HeaderValue, deadline: Deadline, limits: Limits, share: Share) -> Self {
+        Self(Arc::new(Inner { arrival, request_id, deadline, limits, share }))
     }
 
     /// That of a request.
@@ -50,6 +51,11 @@ impl Context {
     /// How it came.
     pub fn arrival(&self) -> &Arrival {
         &self.0.arrival
+    }
+
+    /// Its id.
+    pub fn request_id(&self) -> &str {
+        self.0.request_id.to_str().unwrap_or_default()
     }
 
     /// When it must be answered.

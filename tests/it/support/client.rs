@@ -96,6 +96,12 @@ impl Api {
         read(request.send().await.expect("the server answers")).await
     }
 
+    /// The status of an answer to JSON, or nothing if the server cannot be reached.
+    pub(crate) async fn try_send(&self, method: Method, path: &str, body: Value) -> Option<u16> {
+        let request = self.client.request(method, format!("{}{path}", self.base)).header("content-type", "application/json");
+        request.body(body.to_string()).send().await.ok().map(|response| response.status().as_u16())
+    }
+
     /// The status, or nothing if the server cannot be reached.
     pub(crate) async fn try_get(&self, path: &str) -> Option<u16> {
         self.client.get(format!("{}{path}", self.base)).send().await.ok().map(|response| response.status().as_u16())

@@ -2,6 +2,7 @@
 //!
 //! The stores are real. `deploy/test.sh` starts them and says where they are; `whatsnext dev --stores-only` does for tests run by hand.
 
+mod audit;
 mod client;
 mod database;
 mod fleet;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     postgres::PostgresServer,
     redis::{PASSWORD, RedisServer, tls_arguments},
 };
+pub(crate) use audit::audit_lines;
 pub(crate) use client::{Api, Json, id};
 pub(crate) use database::{TestDatabase, waiting_for_locks};
 pub(crate) use fleet::{

@@ -101,8 +101,29 @@ impl Process {
     }
 
     fn spawn(port: u16, database: &TestDatabase, environment: &[(&str, &str)]) -> Self {
-        let mut command = program(database);
-        command.arg("serve").env("PORT", port.to_string()).envs(environment.iter().copied());
+        Self::spawn_by(port, database, |command| Command::new(command.get_program()), &["serve"], environment)
+    }
+
+    /// Starts a server by another command, made of the one that starts the program, and waits until it is ready.
+    pub(crate) async fn start_by(database: &TestDatabase, by: impl Fn(&Command) -> Command, environment: &[(&str, &str)]) -> Self {
+        let process = Self::spawn_by(free_port(), database, by, &[], environment);
+        let api = &process.api;
+        eventually("a server answers /readyz with 200", || async { api.try_get("/readyz").await == Some(200) }).await;
+        process
+    }
+
+    fn spawn_by(
+        port: u16,
+        database: &TestDatabase,
+        by: impl Fn(&Command) -> Command,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let program = program(database);
+        let mut command = by(&program);
+        let own = program.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.env_clear().envs(own).current_dir(std::env::temp_dir()).args(arguments);
+        command.env("PORT", port.to_string()).envs(environment.iter().copied());
         let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         Self { api: Api::new(&format!("http://127.0.0.1:{port}")), port, child }
     }
@@ -128,6 +149,19 @@ impl Process {
     /// How it ended, if it has.
     pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is ours")
+    }
+
+    /// Tells it to stop, and waits until it has; returns what it wrote to standard error.
+    pub(crate) async fn terminate(self) -> String {
+        self.signal(Signal::SIGTERM);
+        let (status, log) = self.end().await;
+        assert!(status.success(), "{status}\n{log}");
+        log
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for the end; returns how it ended and what it wrote to standard error.
@@ -160,7 +194,8 @@ pub(crate) fn program(database: &TestDatabase) -> Command {
         .env("REDIS_URL", store_url("WHATSNEXT_TEST_REDIS_URL"))
         .env("REDIS_KEY_PREFIX", database.name())
         .env("DISABLE_AUTH", "true")
-        .env("RATE_LIMIT_PER_MINUTE", "0");
+        .env("RATE_LIMIT_PER_MINUTE", "0")
+        .env("AUDIT_LOG_DIR", "");
     command
 }
 

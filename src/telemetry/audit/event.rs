@@ -1,0 +1,211 @@
+//! What a line says, in the words of the Elastic Common Schema (<https://www.elastic.co/docs/reference/ecs>).
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// Something that happened. Nothing in it is a secret or a value that somebody sent, but for the request's id.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event<'a> {
+    /// What was done, or tried: an operation's id, or a name of ours.
+    #[serde(rename = "event.action")]
+    pub action: &'a str,
+    /// What it is about.
+    #[serde(rename = "event.category")]
+    pub category: [Category; 1],
+    /// In which way.
+    #[serde(rename = "event.type")]
+    pub kind: [Kind; 1],
+    /// What came of it.
+    #[serde(rename = "event.outcome")]
+    pub outcome: Outcome,
+    /// Who did it: `user:7`, `key:ID`, `configuration`, `anybody`, `os:1000`.
+    #[serde(rename = "user.id", skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The key with which it was done.
+    #[serde(rename = "whatsnext.key.id", skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The id of the key that somebody presented, whether it was right or not.
+    #[serde(rename = "whatsnext.claimed_key.id", skip_serializing_if = "Option::is_none")]
+    pub claimed_key: Option<String>,
+    /// In place of the key a token of it was sent.
+    #[serde(rename = "whatsnext.by_token", skip_serializing_if = "is_false")]
+    pub by_token: bool,
+    /// From where; the first address of the network where refusals of a whole /64 are counted.
+    #[serde(rename = "source.ip", skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// The request's id, as it is in the answer and in the log. Its sender may have chosen it.
+    #[serde(rename = "http.request.id", skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    /// The request's method.
+    #[serde(rename = "http.request.method", skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    /// The answer's status.
+    #[serde(rename = "http.response.status_code", skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The path as the document has it, without values.
+    #[serde(rename = "whatsnext.route", skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'a str>,
+    /// The trace that the request belongs to (W3C Trace Context).
+    #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
+    pub trace: Option<&'a str>,
+    /// What it was done to: ids that servers gave out.
+    #[serde(rename = "whatsnext.target", skip_serializing_if = "Map::is_empty")]
+    pub target: Map<String, Value>,
+    /// How many of these there were, besides those that have lines of their own.
+    #[serde(rename = "whatsnext.audit.folded", skip_serializing_if = "Option::is_none")]
+    pub folded: Option<u64>,
+    /// How many lines are missing before this one because they could not be written.
+    #[serde(rename = "whatsnext.audit.lost", skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+    /// How many bytes at the end of the file were no whole line and were cut off when the log was opened.
+    #[serde(rename = "whatsnext.audit.torn_bytes", skip_serializing_if = "Option::is_none")]
+    pub torn_bytes: Option<u64>,
+    /// When the first of what is counted happened.
+    #[serde(rename = "event.start", skip_serializing_if = "Option::is_none", serialize_with = "time")]
+    pub since: Option<DateTime<Utc>>,
+    /// The process, where there is no request.
+    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    /// What the queue is for.
+    Api,
+    /// Whether somebody is who they say.
+    Authentication,
+    /// Keys, tokens, users, grants, limits.
+    Iam,
+    /// Settings.
+    Configuration,
+    /// A process.
+    Process,
+}
+
+/// In which way something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Something was changed.
+    Change,
+    /// Something was made.
+    Creation,
+    /// Something was deleted.
+    Deletion,
+    /// Somebody was kept out.
+    Denied,
+    /// Something began.
+    Start,
+    /// Something ended.
+    End,
+    /// Nothing changed.
+    Info,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was done.
+    Success,
+    /// It was not.
+    Failure,
+    /// It may have been done, but nobody was there to be told, or the server failed.
+    Unknown,
+}
+
+impl Event<'_> {
+    /// Something of which nothing else is known.
+    pub fn new(action: &str, category: Category, kind: Kind, outcome: Outcome) -> Event<'_> {
+        Event {
+            action,
+            category: [category],
+            kind: [kind],
+            outcome,
+            user: None,
+            key: None,
+            claimed_key: None,
+            by_token: false,
+            source: None,
+            request_id: None,
+            method: None,
+            status: None,
+            route: None,
+            trace: None,
+            target: Map::new(),
+            folded: None,
+            lost: None,
+            torn_bytes: None,
+            since: None,
+            process: None,
+        }
+    }
+
+    /// Somebody was kept out.
+    pub fn refusal(action: &str) -> Event<'_> {
+        match action {
+            AUTHENTICATION_FAILED => Event::new(action, Category::Authentication, Kind::Start, Outcome::Failure),
+            action => Event::new(action, Category::Api, Kind::Denied, Outcome::Failure),
+        }
+    }
+
+    /// A process did something by itself.
+    pub fn of_process(action: &str, category: Category, kind: Kind, outcome: Outcome) -> Event<'_> {
+        Event { process: Some(std::process::id()), ..Event::new(action, category, kind, outcome) }
+    }
+
+    /// As an object of JSON, which has no line ends and no control characters in it.
+    pub(super) fn to_json(&self, now: DateTime<Utc>) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            #[serde(rename = "@timestamp")]
+            timestamp: String,
+            #[serde(rename = "ecs.version")]
+            version: &'static str,
+            #[serde(rename = "event.kind")]
+            kind: &'static str,
+            #[serde(rename = "event.dataset")]
+            dataset: &'static str,
+            #[serde(flatten)]
+            event: &'a Event<'a>,
+        }
+        let timestamp = rfc3339(now);
+        let line = Line { timestamp, version: "8.17.0", kind: "event", dataset: "whatsnext.audit", event: self };
+        serde_json::to_vec(&line).expect("an event is plain data")
+    }
+}
+
+/// Somebody was not who they said, or did not say who they are.
+pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn time<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(rfc3339).serialize(serializer)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_stands_in_it_an_event_is_one_line() {
+        let event = Event { request_id: Some("a\"b\\c\n{\"event.action\":\"forged\"}\u{1b}[2J\u{85}\u{2028}"), ..Event::refusal("x") };
+        let json = event.to_json(Utc::now());
+        assert!(json.iter().all(|byte| !byte.is_ascii_control()), "{}", String::from_utf8_lossy(&json));
+        let read: Value = serde_json::from_slice(&json).expect("it is JSON");
+        assert_eq!((&read["event.action"], read["http.request.id"].as_str()), (&Value::from("x"), event.request_id));
+    }
+}

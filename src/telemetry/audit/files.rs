@@ -1,0 +1,164 @@
+//! The files of an audit log.
+//!
+//! A chain's lines are in files named `audit-CHAIN.DATE.LINE.jsonl`, of the day (UTC) on which they were begun and their first line's number: a new one each
+//! day. The numbers give their order, so a clock that jumps, also backwards, breaks nothing. `audit-CHAIN.lock` is locked by the process that writes the
+//! chain: each takes the first that nobody has. So there are as many chains as there were processes at a time, and a server that was restarted goes on
+//! where one has ended.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use chrono::NaiveDate;
+
+use super::chain::{Head, Link, Seal};
+
+/// The longest line there is, with much to spare: a request's id has at most 128 characters.
+pub(super) const LONGEST: u64 = 64 * 1024;
+
+/// For whom files can be read: their owner, and the owner's group, for whoever collects them.
+const MODE: u32 = 0o640;
+
+/// How many processes can share a folder.
+const CHAINS: usize = 1000;
+
+/// A file's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) chain: String,
+    pub(super) date: NaiveDate,
+    pub(super) first: u64,
+}
+
+impl Name {
+    pub(super) fn in_folder(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("audit-{}.{}.{:012}.jsonl", self.chain, self.date, self.first))
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?.split('.');
+        let (chain, date, first) = (parts.next()?, parts.next()?, parts.next()?);
+        (parts.next().is_none() && is_chain(chain)).then_some(())?;
+        Some(Self { chain: chain.to_owned(), date: date.parse().ok()?, first: first.parse().ok()? })
+    }
+}
+
+fn is_chain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// The files in a folder, for each chain in the order of their lines.
+pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Vec<Name>>> {
+    let mut chains: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        if let Some(name) = entry?.file_name().to_str().and_then(Name::parse) {
+            chains.entry(name.chain.clone()).or_default().push(name);
+        }
+    }
+    for files in chains.values_mut() {
+        files.sort_by_key(|name| (name.first, name.date));
+    }
+    Ok(chains)
+}
+
+/// A chain that this process alone writes.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) chain: String,
+    pub(super) head: Head,
+    /// The file that was written last, if there is one.
+    pub(super) last: Option<Name>,
+    /// How many bytes at its end were cut off, since they were no whole line.
+    pub(super) torn_bytes: u64,
+    _lock: File,
+}
+
+impl Place {
+    /// Makes the folder if it is not there, and takes the first chain that nobody else has and that can be continued.
+    pub(super) fn take(folder: &Path, seal: &Seal) -> io::Result<Self> {
+        make_folder(folder)?;
+        for number in 1..=CHAINS {
+            let chain = format!("{}{number}", seal.prefix());
+            let lock = match open(&lock_file(folder, &chain), OpenOptions::new().write(true).create(true).truncate(false)) {
+                // Somebody else's, as one that root made.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && lock_file(folder, &chain).exists() => continue,
+                lock => lock?,
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            match Self::resume(folder, seal, &chain, lock) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied) => {
+                    tracing::error!(%error, chain, "a chain of the audit log cannot be continued: the next one is used. See `whatsnext audit verify`");
+                }
+                place => return place,
+            }
+        }
+        Err(io::Error::other("all chains are in use"))
+    }
+
+    fn resume(folder: &Path, seal: &Seal, chain: &str, lock: File) -> io::Result<Self> {
+        let files = list(folder)?.remove(chain).unwrap_or_default();
+        let mut place = Self { chain: chain.to_owned(), head: Head::NONE, last: None, torn_bytes: 0, _lock: lock };
+        for name in files.into_iter().rev() {
+            let mut file = OpenOptions::new().read(true).write(true).open(name.in_folder(folder))?;
+            let length = file.metadata()?.len();
+            let tail = tail(&mut file, length)?;
+            let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let torn = (tail.len() - end) as u64;
+            if torn > 0 {
+                file.set_len(length - torn)?;
+                place.torn_bytes += torn;
+            }
+            let Some(lines) = tail[..end].strip_suffix(b"\n") else { continue };
+            let line = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+            let link = Link::parse(line, seal).filter(|link| link.chain == chain);
+            let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the last line is none of an audit log"))?;
+            place.head = Head { line: link.line, hash: link.hash };
+            place.last = Some(name);
+            return Ok(place);
+        }
+        Ok(place)
+    }
+}
+
+/// Makes the folder if it is not there.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)
+}
+
+/// The end of a file, in which there is at least one whole line, if there is any in it.
+fn tail(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(length.saturating_sub(2 * LONGEST)))?;
+    let mut tail = Vec::new();
+    file.take(2 * LONGEST).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+/// Opens a file to which lines are added. Returns it with its length.
+pub(super) fn append_to(path: &Path) -> io::Result<(File, u64)> {
+    let file = open(path, OpenOptions::new().append(true).create(true))?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+/// Whether some process writes a chain now.
+pub(super) fn is_being_written(folder: &Path, chain: &str) -> bool {
+    let lock = File::open(lock_file(folder, chain));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn lock_file(folder: &Path, chain: &str) -> PathBuf {
+    folder.join(format!("audit-{chain}.lock"))
+}
+
+/// Follows no symbolic link: whoever can make one in the folder would choose what is written to.
+fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+    how.mode(MODE).custom_flags(nix::libc::O_NOFOLLOW).open(path)
+}

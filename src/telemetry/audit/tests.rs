@@ -1,0 +1,194 @@
+use std::{fs, io::Write as _, path::Path};
+
+use chrono::{DateTime, Utc};
+use tempfile::{TempDir, tempdir};
+
+use super::{writer::Writer, *};
+
+const DAY: &str = "2026-03-01T12:00:00Z";
+
+fn writer(folder: &Path, seal: &Seal, now: &str) -> Writer {
+    let now: DateTime<Utc> = now.parse().expect("a time");
+    let mut writer = Writer::new(folder, seal.clone(), Arc::new(Tally::new(AuditFailure::Continue)));
+    writer.set_clock(move || now);
+    writer.open().expect("it can be written");
+    writer
+}
+
+fn write(writer: &mut Writer, count: usize) {
+    for number in 0..count {
+        let event =
+            Event { status: Some(u16::try_from(number).expect("few")), ..Event::new("x", Category::Api, Kind::Info, Outcome::Success) };
+        writer.write_all(&event.to_json(Utc::now())).expect("it takes everything");
+    }
+    writer.flush().expect("it swallows errors");
+}
+
+fn faults(folder: &Path, seal: &Seal) -> Vec<String> {
+    verify(folder, seal, &[], false).expect("it can be read").faults
+}
+
+/// A log of twenty lines in one file, and the file.
+fn log(seal: &Seal) -> (TempDir, std::path::PathBuf) {
+    let folder = tempdir().expect("a folder");
+    write(&mut writer(folder.path(), seal, DAY), 20);
+    assert_eq!(faults(folder.path(), seal), Vec::<String>::new());
+    let file = folder.path().join("audit-1.2026-03-01.000000000001.jsonl");
+    (folder, file)
+}
+
+#[test]
+fn a_chain_goes_on_over_days_restarts_and_clocks_that_jump() {
+    for seal in [Seal::new(""), Seal::new("key")] {
+        let folder = tempdir().expect("a folder");
+        for now in [DAY, DAY, "2026-03-02T00:00:00Z", "2199-01-01T00:00:00Z", "2026-03-01T00:00:00Z", "1970-01-01T00:00:00Z", DAY] {
+            write(&mut writer(folder.path(), &seal, now), 3);
+        }
+        let report = verify(folder.path(), &seal, &[], false).expect("it can be read");
+        assert_eq!(report.faults, Vec::<String>::new());
+        let [chain] = report.chains.as_slice() else { panic!("expected one chain: {report:?}") };
+        assert_eq!((chain.first, chain.last.line, chain.files), (1, 21, 6));
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_while_a_server_runs_breaks_nothing() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    let mut writer = writer(folder.path(), &seal, DAY);
+    for now in ["2026-03-02T00:00:00Z", "2026-02-01T00:00:00Z", "2026-03-02T00:00:00Z", DAY] {
+        let now: DateTime<Utc> = now.parse().expect("a time");
+        writer.set_clock(move || now);
+        write(&mut writer, 2);
+    }
+    assert_eq!(faults(folder.path(), &seal), Vec::<String>::new());
+}
+
+#[test]
+fn processes_that_share_a_folder_have_chains_of_their_own() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    let (mut one, mut two) = (writer(folder.path(), &seal, DAY), writer(folder.path(), &seal, DAY));
+    for _ in 0..3 {
+        write(&mut one, 2);
+        write(&mut two, 1);
+    }
+    drop(one);
+    write(&mut writer(folder.path(), &seal, DAY), 4);
+    let report = verify(folder.path(), &seal, &[], false).expect("it can be read");
+    assert_eq!(report.faults, Vec::<String>::new());
+    let lines: Vec<(&str, u64)> = report.chains.iter().map(|chain| (chain.last.chain.as_str(), chain.last.line)).collect();
+    assert_eq!(lines, [("1", 10), ("2", 3)]);
+}
+
+#[test]
+fn whatever_is_done_to_the_lines_is_found_where_it_was_done() {
+    type Change = fn(&mut Vec<String>);
+    let changes: [(&str, Change, &str, usize); 7] = [
+        ("changed", |lines| lines[7] = lines[7].replace("\"success\"", "\"failure\""), "was changed", 8),
+        ("garbage", |lines| lines[7] = "garbage".to_owned(), "is no line of an audit log", 8),
+        ("missing", |lines| drop(lines.remove(7)), "line 8 is missing", 8),
+        ("missing first", |lines| drop(lines.drain(..3)), "lines 1 to 3 are missing", 1),
+        ("twice", |lines| lines.insert(8, lines[7].clone()), "it was moved", 9),
+        ("swapped", |lines| lines.swap(7, 8), "it was moved", 9),
+        ("inserted", |lines| lines.insert(7, lines[0].clone()), "it was moved", 8),
+    ];
+    for (name, change, expected, at) in changes {
+        for seal in [Seal::new(""), Seal::new("key")] {
+            let (folder, _) = log(&seal);
+            let mut files = fs::read_dir(folder.path()).expect("a folder").map(|file| file.expect("a file").path());
+            let file = files.find(|file| file.extension().is_some_and(|end| end == "jsonl")).expect("a file of lines");
+            let mut lines: Vec<String> = fs::read_to_string(&file).expect("text").lines().map(ToOwned::to_owned).collect();
+            change(&mut lines);
+            fs::write(&file, lines.join("\n") + "\n").expect("it is written");
+            let faults = faults(folder.path(), &seal);
+            let place = format!("{}:{at}: ", file.display());
+            assert!(faults.iter().any(|fault| fault.starts_with(&place) && fault.contains(expected)), "{name}: {faults:#?}");
+        }
+    }
+}
+
+#[test]
+fn who_computes_the_hashes_anew_is_found_by_the_key_or_by_a_hash_that_was_kept() {
+    // What somebody can do who knows everything but the key: change a line and all that follow.
+    let forge = |file: &Path, seal: &Seal| {
+        let text = fs::read_to_string(file).expect("text");
+        let mut lines = Vec::new();
+        let mut head = chain::Head::NONE;
+        for line in text.lines() {
+            let event = line.split(",\"whatsnext.audit.chain\"").next().expect("an event").replace("\"success\"", "\"failure\"");
+            let name =
+                file.file_name().and_then(|name| name.to_str()).and_then(|name| name["audit-".len()..].split('.').next()).expect("a chain");
+            head = chain::append(&mut lines, format!("{event}}}").as_bytes(), name, &head, seal);
+        }
+        fs::write(file, lines).expect("it is written");
+    };
+    let (folder, file) = log(&Seal::new(""));
+    let kept = verify(folder.path(), &Seal::new(""), &[], false).expect("it can be read").chains.remove(0).last;
+    forge(&file, &Seal::new(""));
+    assert_eq!(faults(folder.path(), &Seal::new("")), Vec::<String>::new(), "without a key nothing shows");
+    let known = verify(folder.path(), &Seal::new(""), &[kept], false).expect("it can be read").faults;
+    assert!(known.len() == 1 && known[0].contains("known to have been another line"), "{known:?}");
+
+    let keyed = Seal::new("key");
+    let folder = tempdir().expect("a folder");
+    write(&mut writer(folder.path(), &keyed, DAY), 20);
+    let file = folder.path().join(format!("audit-{}1.2026-03-01.000000000001.jsonl", keyed.prefix()));
+    forge(&file, &Seal::new("guessed"));
+    assert!(faults(folder.path(), &keyed).len() >= 20);
+    let without = faults(folder.path(), &Seal::new(""));
+    assert!(without.len() == 1 && without[0].contains("a key that was not given"), "{without:?}");
+    let (folder, _) = log(&Seal::new(""));
+    assert!(faults(folder.path(), &keyed).concat().contains("nothing here is sealed with the key"), "a chain without a key in its place");
+}
+
+#[test]
+fn lines_cut_off_at_the_end_are_found_by_a_hash_that_was_kept_and_half_a_line_at_once() {
+    let seal = Seal::new("");
+    let (folder, file) = log(&seal);
+    let kept = verify(folder.path(), &seal, &[], false).expect("it can be read").chains.remove(0).last;
+    let text = fs::read_to_string(&file).expect("text");
+    fs::write(&file, &text[..text.len() - 40]).expect("it is written");
+    let half = faults(folder.path(), &seal);
+    assert!(half.len() == 1 && half[0].contains(".jsonl:20: it ends in the middle of a line"), "{half:?}");
+
+    // The next one cuts the half line off, says so, and goes on.
+    write(&mut writer(folder.path(), &seal, DAY), 1);
+    assert_eq!(faults(folder.path(), &seal), Vec::<String>::new());
+    let mended = fs::read_to_string(&file).expect("text");
+    assert!(mended.contains("audit_log_mended") && mended.contains("\"whatsnext.audit.torn_bytes\":"), "{mended}");
+    let known = verify(folder.path(), &seal, &[kept], false).expect("it can be read").faults;
+    assert_eq!(known.len(), 1, "{known:?}");
+
+    let (folder, file) = log(&seal);
+    let kept = verify(folder.path(), &seal, &[], false).expect("it can be read").chains.remove(0).last;
+    let lines: Vec<String> = fs::read_to_string(&file).expect("text").lines().take(15).map(|line| format!("{line}\n")).collect();
+    fs::write(&file, lines.concat()).expect("it is written");
+    assert_eq!(faults(folder.path(), &seal), Vec::<String>::new(), "nothing in the file tells of it");
+    let known = verify(folder.path(), &seal, &[kept], false).expect("it can be read").faults;
+    assert!(known.len() == 1 && known[0].contains("line 20 is known to have been there"), "{known:?}");
+}
+
+#[test]
+fn a_file_that_is_taken_away_shows_whether_or_not_a_server_runs() {
+    let seal = Seal::new("");
+    let (folder, file) = log(&seal);
+    let mut writer = writer(folder.path(), &seal, "2026-03-02T00:00:00Z");
+    write(&mut writer, 3);
+    fs::remove_file(file).expect("it is there");
+    assert!(faults(folder.path(), &seal).concat().contains("lines 1 to 20 are missing before it"));
+    let pruned = verify(folder.path(), &seal, &[], true).expect("it can be read");
+    assert_eq!((pruned.faults, pruned.chains[0].first), (Vec::new(), 21), "it may be on purpose");
+    fs::remove_dir_all(folder.path()).expect("it is there");
+    write(&mut writer, 1);
+    assert!(faults(folder.path(), &seal).concat().contains("lines 1 to 23 are missing before it"));
+}
+
+#[test]
+fn a_symbolic_link_in_place_of_a_file_is_not_followed() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    let elsewhere = folder.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, folder.path().join("audit-1.2026-03-01.000000000001.jsonl")).expect("a link");
+    let mut writer = Writer::new(folder.path(), seal, Arc::new(Tally::new(AuditFailure::Continue)));
+    writer.set_clock(|| DAY.parse().expect("a time"));
+    writer.open().expect_err("it must not be written to");
+    assert!(!elsewhere.exists());
+}

@@ -1,0 +1,166 @@
+//! Looking whether an audit log is whole.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::Path,
+};
+
+use super::{
+    chain::{Anchor, Head, Link, Seal, hex},
+    files::{LONGEST, Name, is_being_written, list},
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The chains, in the order of their names.
+    pub chains: Vec<Chain>,
+    /// What is wrong, each with file and line.
+    pub faults: Vec<String>,
+    /// What is not wrong, but should be known.
+    pub notes: Vec<String>,
+}
+
+/// A chain.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its first line here; 0 if it has none.
+    pub first: u64,
+    /// Its last line.
+    pub last: Anchor,
+    /// In how many files it is.
+    pub files: usize,
+}
+
+/// Looks at all chains in a folder. `known` are lines that must be there as they are said to have been. If the oldest files were taken away on purpose
+/// (`is_pruned`), the first line that is there may be any.
+///
+/// # Errors
+///
+/// Those of reading the folder and its files.
+pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], is_pruned: bool) -> io::Result<Report> {
+    let mut report = Report::default();
+    for (chain, files) in list(folder)? {
+        let is_keyed = chain.contains('-');
+        if is_keyed && !(seal.is_keyed() && chain.starts_with(&seal.prefix())) {
+            report.faults.push(format!("chain {chain}: its lines are sealed with a key that was not given"));
+            continue;
+        }
+        let seal = if is_keyed { seal.clone() } else { Seal::new("") };
+        let reader = Reader { folder, chain: &chain, seal, known, head: None, first: 0, runs: false, report: &mut report };
+        reader.read(&files, is_pruned)?;
+    }
+    for anchor in known {
+        let chain = report.chains.iter().find(|chain| chain.last.chain == anchor.chain);
+        if chain.is_none_or(|chain| chain.last.line < anchor.line) {
+            report.faults.push(format!("chain {}: line {} is known to have been there, and is not", anchor.chain, anchor.line));
+        }
+    }
+    if seal.is_keyed() && !report.chains.iter().any(|chain| chain.last.chain.starts_with(&seal.prefix())) {
+        report.faults.push("nothing here is sealed with the key that was given".to_owned());
+    }
+    Ok(report)
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    chain: &'a str,
+    seal: Seal,
+    known: &'a [Anchor],
+    /// The line that was read last.
+    head: Option<Head>,
+    first: u64,
+    /// Whether the last server that said that it begins has not said that it ends.
+    runs: bool,
+    report: &'a mut Report,
+}
+
+impl Reader<'_> {
+    fn read(mut self, files: &[Name], is_pruned: bool) -> io::Result<()> {
+        if !is_pruned {
+            self.head = Some(Head::NONE);
+        }
+        for (number, name) in files.iter().enumerate() {
+            self.file(name, number + 1 == files.len())?;
+        }
+        let head = self.head.unwrap_or(Head::NONE);
+        let last = Anchor { chain: self.chain.to_owned(), line: head.line, hash: hex(&head.hash) };
+        self.report.chains.push(Chain { first: self.first, last, files: files.len() });
+        Ok(())
+    }
+
+    fn file(&mut self, name: &Name, is_last: bool) -> io::Result<()> {
+        let path = name.in_folder(self.folder);
+        let mut file = BufReader::new(File::open(&path)?);
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            if (&mut file).take(LONGEST).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            let place = format!("{}:{number}", path.display());
+            match line.strip_suffix(b"\n") {
+                Some(line) => self.line(line, &place),
+                // Somebody is at it.
+                None if is_last && is_being_written(self.folder, self.chain) => break,
+                None => {
+                    self.fault(&place, "it ends in the middle of a line, or is too long: it was cut");
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, text: &[u8], place: &str) {
+        let Some(link) = Link::parse(text, &self.seal) else {
+            return self.fault(place, "this is no line of an audit log: it was changed");
+        };
+        if !link.is_whole {
+            self.fault(place, "it is not as it was written: it was changed");
+        }
+        if link.chain != self.chain {
+            self.fault(place, &format!("it belongs to chain {}", link.chain));
+        }
+        let head = self.head.unwrap_or(Head { line: link.line.saturating_sub(1), hash: link.previous });
+        let next = head.line + 1;
+        match link.line {
+            line if line == next && link.previous == head.hash => {}
+            line if line == next => {
+                self.fault(place, &format!("the line before it, number {}, is another one than when it was written", head.line))
+            }
+            line if line == next + 1 => self.fault(place, &format!("line {next} is missing before it")),
+            line if line > next => self.fault(place, &format!("lines {next} to {} are missing before it", line - 1)),
+            line => self.fault(place, &format!("it is line {line}, and line {next} should be here: it was moved, or lines are missing")),
+        }
+        let known = self.known.iter().filter(|anchor| anchor.chain == self.chain && anchor.line == link.line);
+        if known.clone().any(|anchor| anchor.hash != hex(&link.hash)) {
+            self.fault(place, "it is known to have been another line");
+        }
+        match link.action.as_str() {
+            STARTED if std::mem::replace(&mut self.runs, true) => {
+                let note = "the server before this one has not said that it ends: it was killed, or its last lines are missing";
+                self.report.notes.push(format!("{place}: {note}"));
+            }
+            STOPPED => self.runs = false,
+            _ => {}
+        }
+        if self.first == 0 {
+            self.first = link.line;
+        }
+        if link.line >= next {
+            self.head = Some(Head { line: link.line, hash: link.hash });
+        }
+    }
+
+    fn fault(&mut self, place: &str, what: &str) {
+        self.report.faults.push(format!("{place}: {what}"));
+    }
+}
+
+/// What a server says first.
+pub const STARTED: &str = "server_started";
+
+/// What a server says last.
+pub const STOPPED: &str = "server_stopped";

@@ -1,0 +1,201 @@
+//! What the thread that writes does: it links lines into the chain and adds them to the day's file.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    thread::sleep,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Tally,
+    chain::{Anchor, Head, Seal, append, hex},
+    event::{Category, Event, Kind, Outcome},
+    files::{Name, Place, append_to, make_folder},
+};
+
+/// How many bytes are written together at most.
+const BATCH: usize = 256 * 1024;
+
+/// How long the first of them waits for others: to wake a thread and to write cost more than to make a line.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// Writes lines. What is wrong with the disk is counted and logged here, since nobody waits to be told.
+pub(super) struct Writer {
+    folder: PathBuf,
+    seal: Seal,
+    tally: Arc<Tally>,
+    clock: Box<dyn Fn() -> DateTime<Utc> + Send>,
+    place: Option<Place>,
+    file: Option<Opened>,
+    /// Events that are not written yet.
+    batch: Vec<Vec<u8>>,
+    bytes: usize,
+    /// Of how many lost lines the log tells.
+    told_lost: u64,
+}
+
+struct Opened {
+    file: File,
+    name: Name,
+    /// Up to where it consists of whole lines.
+    length: u64,
+    /// Whether there may be something else behind that.
+    is_torn: bool,
+}
+
+impl Writer {
+    pub(super) fn new(folder: &Path, seal: Seal, tally: Arc<Tally>) -> Self {
+        let (folder, clock) = (folder.to_owned(), Box::new(Utc::now));
+        Self { folder, seal, tally, clock, place: None, file: None, batch: Vec::new(), bytes: 0, told_lost: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_clock(&mut self, clock: impl Fn() -> DateTime<Utc> + Send + 'static) {
+        self.clock = Box::new(clock);
+    }
+
+    /// Takes a chain, and looks whether it can be written.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        if self.place.is_none() {
+            self.place = Some(Place::take(&self.folder, &self.seal)?);
+        }
+        self.opened().map(drop)
+    }
+
+    /// The file of today, whole. One that somebody has taken away is made again: the gap will be found.
+    fn opened(&mut self) -> io::Result<&mut Opened> {
+        let place = self.place.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let today = (self.clock)().date_naive();
+        let is_good = |opened: &Opened| opened.name.date == today && opened.file.metadata().is_ok_and(|file| file.nlink() > 0);
+        let before = match self.file.take() {
+            Some(opened) if is_good(&opened) => return Ok(self.file.insert(opened.mended()?)),
+            before => before,
+        };
+        if let Some(before) = &before {
+            // Whether or not the disk takes it now, there is nothing that could be done about it.
+            let _ = before.file.sync_data();
+        }
+        let last = before.map(|opened| opened.name).or_else(|| place.last.clone());
+        let name = Name { chain: place.chain.clone(), date: today, first: place.head.line + 1 };
+        let name = last.filter(|last| last.date == today).unwrap_or(name);
+        make_folder(&self.folder)?;
+        let (file, length) = append_to(&name.in_folder(&self.folder))?;
+        // Whoever keeps the log elsewhere can tell by this whether what was there still is.
+        tracing::info!(head = %anchor(place), "the audit log goes on from this line");
+        Ok(self.file.insert(Opened { file, name, length, is_torn: false }))
+    }
+
+    fn write_batch(&mut self) -> io::Result<()> {
+        self.open()?;
+        let lost = self.tally.lost();
+        let Some(place) = &self.place else { return Err(io::ErrorKind::NotFound.into()) };
+        let of_log = |action, outcome| Event::of_process(action, Category::Process, Kind::Info, outcome);
+        let mut own = Vec::new();
+        if place.torn_bytes > 0 {
+            own.push(Event { torn_bytes: Some(place.torn_bytes), ..of_log("audit_log_mended", Outcome::Success) });
+        }
+        if lost > self.told_lost {
+            own.push(Event { lost: Some(lost - self.told_lost), ..of_log("audit_lines_lost", Outcome::Failure) });
+        }
+        let own: Vec<Vec<u8>> = own.iter().map(|event| event.to_json((self.clock)())).collect();
+        let (mut lines, mut head) = (Vec::with_capacity(2 * self.bytes), place.head);
+        for event in own.iter().chain(&self.batch) {
+            head = append(&mut lines, event, &place.chain, &head, &self.seal);
+        }
+        self.opened()?.add(&lines)?;
+        self.told_lost = lost;
+        self.advance(head);
+        Ok(())
+    }
+
+    fn advance(&mut self, head: Head) {
+        let Some(place) = &mut self.place else { return };
+        (place.head, place.torn_bytes) = (head, 0);
+        *self.tally.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor(place));
+    }
+}
+
+fn anchor(place: &Place) -> Anchor {
+    Anchor { chain: place.chain.clone(), line: place.head.line, hash: hex(&place.head.hash) }
+}
+
+impl Opened {
+    /// Adds lines, all or none.
+    fn add(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.is_torn = true;
+        self.file.write_all(lines)?;
+        self.length += lines.len() as u64;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// The same without what was left of lines that did not fit. If others have changed its length, that is so.
+    fn mended(mut self) -> io::Result<Self> {
+        let length = self.file.metadata()?.len();
+        if self.is_torn && length > self.length {
+            self.file.set_len(self.length)?;
+        } else {
+            self.length = length;
+        }
+        self.is_torn = false;
+        Ok(self)
+    }
+}
+
+impl Write for Writer {
+    /// Takes one event.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        if self.batch.is_empty() {
+            sleep(GATHERING);
+        }
+        self.batch.push(event.to_vec());
+        self.bytes += event.len();
+        if self.bytes >= BATCH {
+            self.flush()?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let count = self.batch.len() as u64;
+        match self.write_batch() {
+            Ok(()) => {
+                self.tally.written.fetch_add(count, Ordering::Relaxed);
+                if self.tally.is_failing.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(lost = self.told_lost, "the audit log is written again");
+                }
+            }
+            Err(error) => {
+                if let Some(opened) = self.file.take() {
+                    // What is left of a line is taken away now, or before the next line.
+                    self.file = opened.mended().ok();
+                }
+                self.tally.has_failed(count);
+                if !self.tally.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, folder = %self.folder.display(), "the audit log cannot be written: lines are lost");
+                }
+            }
+        }
+        self.batch.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(opened) = &self.file {
+            // There is nothing more to be done about it.
+            let _ = opened.file.sync_data();
+        }
+    }
+}
