@@ -8,7 +8,7 @@
 
 use poem::{
     Request, Response, Result,
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{Method, StatusCode, header},
 };
 use poem_openapi::{Tags as _, registry::MetaOperation};
 use serde_json::{Map, Value};
@@ -18,6 +18,7 @@ use super::{
     admission::{Arrival, Principal, Who},
     document,
     extract::{Context, PathNames},
+    trace::Trace,
 };
 use crate::{
     access::KeyId,
@@ -60,7 +61,6 @@ struct Open {
     principal: Principal,
     context: Context,
     method: Method,
-    trace: Option<String>,
     target: Map<String, Value>,
 }
 
@@ -73,19 +73,14 @@ impl<'a> Entry<'a> {
     /// It was kept out.
     pub(super) fn refused(&self, request: &Request, status: StatusCode) {
         let context = Context::of(request);
-        refused(self.audit, request, context.arrival(), context.request_id(), Some(self.route), status);
+        refused(self.audit, request, context.arrival(), context.trace(), context.request_id(), Some(self.route), status);
     }
 
     /// It came in.
     pub(super) fn came_in(&mut self, request: &Request, names: &PathNames, principal: &Principal) {
         let target = if self.audited.is_some() { target(request, names) } else { Map::new() };
-        self.open = Some(Open {
-            principal: principal.clone(),
-            context: Context::of(request).clone(),
-            method: request.method().clone(),
-            trace: trace(request.headers()).map(ToOwned::to_owned),
-            target,
-        });
+        self.open =
+            Some(Open { principal: principal.clone(), context: Context::of(request).clone(), method: request.method().clone(), target });
     }
 
     /// This is what came of it.
@@ -150,7 +145,7 @@ impl Open {
             request_id: Some(self.context.request_id()),
             method: Some(self.method.as_str()),
             route: Some(route),
-            trace: self.trace.as_deref(),
+            trace: Some(self.context.trace().id().to_string()),
             target: self.target.clone(),
             ..event
         }
@@ -158,7 +153,15 @@ impl Open {
 }
 
 /// Somebody was kept out, perhaps before it was known what from.
-pub(super) fn refused(audit: &Audit, request: &Request, arrival: &Arrival, request_id: &str, route: Option<&str>, status: StatusCode) {
+pub(super) fn refused(
+    audit: &Audit,
+    request: &Request,
+    arrival: &Arrival,
+    trace: &Trace,
+    request_id: &str,
+    route: Option<&str>,
+    status: StatusCode,
+) {
     let Some(action) = refusal(status) else { return };
     audit.refuse(arrival.ip(), action, || Event {
         claimed_key: arrival.claimed_key().map(|id| id.to_string()),
@@ -167,7 +170,7 @@ pub(super) fn refused(audit: &Audit, request: &Request, arrival: &Arrival, reque
         method: Some(request.method().as_str()),
         status: Some(status.as_u16()),
         route,
-        trace: trace(request.headers()),
+        trace: Some(trace.id().to_string()),
         ..Event::refusal(action)
     });
 }
@@ -199,19 +202,8 @@ fn id(text: &str) -> Option<Value> {
     }
 }
 
-/// The trace's id of a `traceparent` (W3C Trace Context, 3.2), if it is one.
-fn trace(headers: &HeaderMap) -> Option<&str> {
-    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
-    let (version, trace) = (parts.next()?, parts.next()?);
-    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    let is_one = version.len() == 2 && version != "ff" && trace.len() == 32 && is_hex(version) && is_hex(trace);
-    (is_one && trace.bytes().any(|byte| byte != b'0')).then_some(trace)
-}
-
 #[cfg(test)]
 mod tests {
-    use poem::http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -220,21 +212,6 @@ mod tests {
         assert_eq!((id("17"), id(&key)), (Some(17.into()), Some(key.into())));
         for other in ["", "node-1", "wn_01ARZ3NDEKTSV4RRFFQ69G5FAV_secret", "1e3", "99999999999999999999"] {
             assert_eq!(id(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn a_trace_is_one_or_nothing() {
-        let of = |text: &str| {
-            trace(&HeaderMap::from_iter([(header::HeaderName::from_static("traceparent"), HeaderValue::from_str(text).expect("ASCII"))]))
-                .map(ToOwned::to_owned)
-        };
-        let good = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(of(&format!("00-{good}-b7ad6b7169203331-01")).as_deref(), Some(good));
-        for bad in
-            ["", "00", &format!("ff-{good}-b7ad6b7169203331-01"), &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)), "00-canary-b7-01"]
-        {
-            assert_eq!(of(bad), None, "{bad}");
         }
     }
 }

@@ -85,11 +85,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
                 let mut line = line;
                 line.finish(refusal.status(), None);
                 self.gate.note_refusal(&arrival, &refusal);
-                audit::refused(&self.audit, &request, &arrival, id, None, refusal.status());
+                audit::refused(&self.audit, &request, &arrival, &trace, id, None, refusal.status());
                 refusal.into_response(id)
             }),
             // In a place of its own: what is not needed for a refusal is large to move.
-            None => Box::pin(self.answer(request, arrival, line, &header).instrument(span)).await,
+            None => Box::pin(self.answer(request, arrival, trace, line, &header).instrument(span)).await,
         };
         let mut response = finish(response, header);
         cors.add_to(response.headers_mut());
@@ -102,9 +102,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, arrival: Arrival, mut line: Line<'_>, id: &HeaderValue) -> Response {
+    async fn answer(&self, mut request: Request, arrival: Arrival, trace: Trace, mut line: Line<'_>, id: &HeaderValue) -> Response {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let context = Context::new(arrival, id.clone(), Deadline::after(self.timeout), self.limits, self.budget.share());
+        let context = Context::new(arrival, id.clone(), trace, Deadline::after(self.timeout), self.limits, self.budget.share());
         request.set_data(context.clone());
         let result = match check_target(&request) {
             Ok(()) => {

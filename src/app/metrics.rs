@@ -75,6 +75,7 @@ impl Metrics {
         of_jobs(&mut text, &self.state.jobs.stats());
         of_queue(&mut text, self.overview().await.as_ref());
         self.spans(&mut text);
+        self.audit(&mut text);
         describe(&self.process, &mut text);
         text.into_string()
     }
@@ -119,6 +120,11 @@ impl Metrics {
         let mut spans = text.counter("whatsnext_spans_total", "Spans, by what became of them.");
         spans.sample(&[("outcome", &"exported")], collector.received.get()).sample(&[("outcome", &"failed")], collector.lost.get());
         spans.sample(&[("outcome", &"dropped")], self.state.traffic.spans_dropped());
+    }
+
+    fn audit(&self, text: &mut Text) {
+        let mut lines = text.counter("whatsnext_audit_lines_total", "Lines of the audit log, by what became of them.");
+        lines.sample(&[("outcome", &"written")], self.state.audit.written()).sample(&[("outcome", &"lost")], self.state.audit.lost());
     }
 
     /// What the database says, or said a moment ago; nothing while it cannot say it.

@@ -5,10 +5,10 @@
 //!
 //! | | HTTP/1.1 | HTTP/2 |
 //! | --- | --- | --- |
-//! | idle, or slow to begin | [`Limits::head_timeout`] | the same to twice as long without a request ([`streams`]) |
-//! | slow to read | its socket ([`socket`]) | each answer has the same clock ([`streams`]), and the socket for all of them |
-//! | answered ([`Connection::when_sent`]) | its bytes were flushed to the socket | the same: an answer's stream lasts until all of it was taken ([`answer`]) |
-//! | too many | [`Limits::connections`], and for each address ([`places`]) | requests count as connections do, more are refused as undone |
+//! | idle, or slow to begin | [`Limits::head_timeout`] | the same to twice as long without a request (`streams.rs`) |
+//! | slow to read | its socket (`socket.rs`) | each answer has the same clock (`streams.rs`), and the socket for all of them |
+//! | answered ([`Connection::when_sent`]) | its bytes were flushed to the socket | the same: an answer's stream lasts until all of it was taken (`answer.rs`) |
+//! | too many | [`Limits::connections`], and for each address (`places.rs`) | requests count as connections do, more are refused as undone |
 
 mod announced;
 mod answer;

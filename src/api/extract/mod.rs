@@ -19,7 +19,7 @@ use std::{
 use poem::{Request, http::HeaderValue};
 use tokio::time::Instant;
 
-use super::{admission::Arrival, budget::Share};
+use super::{admission::Arrival, budget::Share, trace::Trace};
 
 /// What goes with a request from [`super::edge`] on; clones are the same.
 #[derive(Clone)]
@@ -28,15 +28,16 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     arrival: Arrival,
     request_id: HeaderValue,
+    trace: Trace,
     deadline: Deadline,
     limits: Limits,
     share: Share,
 }
 
 impl Context {
-    /// How the request came, its id (which is ASCII), when it must be answered, how large its body may be, and what it holds of the server's memory.
-    pub fn new(arrival: Arrival, request_id: HeaderValue, deadline: Deadline, limits: Limits, share: Share) -> Self {
-        Self(Arc::new(Inner { arrival, request_id, deadline, limits, share }))
+    /// How the request came, its id (which is ASCII), its trace, when it must be answered, how large its body may be, and what it holds of the server's memory.
+    pub(super) fn new(arrival: Arrival, request_id: HeaderValue, trace: Trace, deadline: Deadline, limits: Limits, share: Share) -> Self {
+        Self(Arc::new(Inner { arrival, request_id, trace, deadline, limits, share }))
     }
 
     /// That of a request.
@@ -56,6 +57,11 @@ impl Context {
     /// Its id.
     pub fn request_id(&self) -> &str {
         self.0.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Its trace.
+    pub(super) fn trace(&self) -> &Trace {
+        &self.0.trace
     }
 
     /// When it must be answered.

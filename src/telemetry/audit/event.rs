@@ -50,7 +50,7 @@ pub struct Event<'a> {
     pub route: Option<&'a str>,
     /// The trace that the request belongs to (W3C Trace Context).
     #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
-    pub trace: Option<&'a str>,
+    pub trace: Option<String>,
     /// What it was done to: ids that servers gave out.
     #[serde(rename = "whatsnext.target", skip_serializing_if = "Map::is_empty")]
     pub target: Map<String, Value>,

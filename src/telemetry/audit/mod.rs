@@ -3,8 +3,8 @@
 //! Whoever has something to record hands it over ([`Audit::record`]) and never waits; a thread of its own (tracing-appender) writes. What it cannot take, or
 //! cannot write, is counted ([`Audit::lost`]), and the count is a line as soon as lines can be written again.
 //!
-//! Each line has a number and carries the hash of the line before it ([`chain`]): a line that was changed, moved or taken away is found by [`verify`]. A
-//! process has one chain at a time, which the next one continues; processes that share a folder have chains of their own ([`files`]).
+//! Each line has a number and carries the hash of the line before it (`chain.rs`): a line that was changed, moved or taken away is found by [`verify`]. A
+//! process has one chain at a time, which the next one continues; processes that share a folder have chains of their own (`files.rs`).
 
 mod chain;
 mod event;
