@@ -53,7 +53,9 @@ async fn main() {
     let database = TestDatabase::new().await;
     let unlimited = make_key_with(&database, Grants::All(Role::Admin), |new| new.rate_limit = Some(10_000_000)).await;
     let limited = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(1)).await;
-    let ours = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("LOG_FILTER", "warn")]).await;
+    let audit = tempfile::tempdir().unwrap();
+    let folder = audit.path().to_str().unwrap();
+    let ours = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("LOG_FILTER", "warn"), ("AUDIT_LOG_DIR", folder)]).await;
     ours.api.with_key(unlimited.expose()).post("/projects", json!({"name": "p"})).await.expect(201);
     let bare = Bare::start(&database, &unlimited.id().to_string()).await;
 

@@ -1,7 +1,8 @@
 //! What a job's life costs over HTTP, with a lease: claims, reports, waiting; with default settings.
 //!
 //! `deploy/bench.sh` runs it; it prints a table in Markdown. Load generator, server, PostgreSQL and Redis share the machine. The one-row claim that pgbench
-//! sends is measured in turns with ours, on the same tables.
+//! sends is measured in turns with ours, on the same tables. With `WHATSNEXT_BENCH_LONG` set, it also claims and finishes half a million jobs twice: with a
+//! snapshot held open, and with finished jobs being forgotten, when tables must not grow for ever.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "this is a benchmark, with rates for people")]
 
@@ -36,7 +37,9 @@ const LONG: usize = 500_000;
 #[tokio::main]
 async fn main() {
     let database = TestDatabase::new().await;
-    let server = Process::start_with(&database, &[("LOG_FILTER", "warn")]).await;
+    let audit = tempfile::tempdir().unwrap();
+    let folder = audit.path().to_str().unwrap();
+    let server = Process::start_with(&database, &[("LOG_FILTER", "warn"), ("AUDIT_LOG_DIR", folder)]).await;
     let api = &server.api;
     println!("| what | measured | bar |\n| --- | --- | --- |");
     lifecycle(&server).await;
@@ -44,6 +47,7 @@ async fn main() {
     claims(&server, &database).await;
     if std::env::var_os("WHATSNEXT_BENCH_LONG").is_some() {
         long(&server, &database).await;
+        sizes().await;
     }
     println!("| resident memory afterwards | {} MiB | |", server.resident_bytes() / 1024 / 1024);
 }
@@ -228,4 +232,51 @@ async fn long(server: &Process, database: &TestDatabase) {
     held.rollback().await.unwrap();
     let (first, last) = (rates[0], rates[9]);
     println!("| {LONG} claims under a held snapshot: the last tenth ÷ the first | {last:.0} ÷ {first:.0} = {:.2} | ≥ 0.5 |", last / first);
+}
+
+/// How large tables and indexes become when half a million jobs are submitted, claimed and completed, and forgotten a quarter of a minute later.
+async fn sizes() {
+    let database = TestDatabase::new().await;
+    let server = Process::start_with(&database, &[("LOG_FILTER", "warn"), ("RETENTION_DAYS", "0.0002")]).await;
+    let (api, address) = (&server.api, server.address());
+    let (project, task) = api.project_with_task("sizes").await;
+    let clients = clients(api, "sizes", 32).await;
+    let store = database.connect().await;
+    let mut sizes = Vec::new();
+    for tenth in 1..=10 {
+        fill(api, project, task, LONG / 10).await;
+        let start = Instant::now();
+        let workers = clients.iter().map(|client| {
+            let claim = claim(project, client, 50);
+            tokio::spawn(async move {
+                let mut connection = Connection::open(address).await;
+                loop {
+                    let (status, answer) = connection.ask(&claim).await;
+                    assert_eq!(status, 200);
+                    let claimed: Value = serde_json::from_slice(answer).unwrap();
+                    let jobs = claimed["jobs"].as_array().unwrap().clone();
+                    if jobs.is_empty() {
+                        return;
+                    }
+                    for job in jobs {
+                        let path = format!("/jobs/{}/attempts/{}/complete", job["job"]["id"], job["attempt"]);
+                        connection.post(&path, &json!({}), 200).await;
+                    }
+                }
+            })
+        });
+        try_join_all(workers).await.unwrap();
+        let rate = (LONG / 10) as f64 / start.elapsed().as_secs_f64();
+        let sql = "select sum(pg_table_size(relid))::bigint, sum(pg_indexes_size(relid))::bigint, sum(n_live_tup)::bigint, sum(n_dead_tup)::bigint \
+                   from pg_stat_user_tables where relname in ('jobs', 'attempts')";
+        let row = store.query_one(sql, &[]).await.unwrap();
+        let [tables, indexes, live, dead] = [0, 1, 2, 3].map(|column| row.get::<_, i64>(column));
+        let (tables, indexes) = (tables / 1024 / 1024, indexes / 1024 / 1024);
+        println!(
+            "| jobs and attempts after {} jobs, claimed and completed at {rate:.0}/s | tables {tables} MiB, indexes {indexes} MiB, {live} rows, {dead} dead | |",
+            tenth * LONG / 10
+        );
+        sizes.push(tables + indexes);
+    }
+    println!("| their size at the end ÷ after half of the jobs | {:.2} | levels off |", sizes[9] as f64 / sizes[4] as f64);
 }

@@ -69,7 +69,9 @@ async fn ten_thousand_claims_may_wait_and_are_served_in_their_order() {
     );
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let database = TestDatabase::new().await;
-    let servers = join_all((0..SERVERS).map(|_| Process::start_with(&database, &[("LOG_FILTER", "warn")]))).await;
+    // All of them come from here.
+    let settings = [("LOG_FILTER", "warn"), ("MAX_CONNECTIONS_PER_ADDRESS", "0")];
+    let servers = join_all((0..SERVERS).map(|_| Process::start_with(&database, &settings))).await;
     let api = &servers[0].api;
     let (project, task) = api.project_with_task("p").await;
     let watcher = database.connect().await;
