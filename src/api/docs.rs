@@ -16,6 +16,7 @@ use poem_openapi::OpenApiService;
 use super::{
     State,
     edge::Bulk,
+    reply::in_pieces,
     routes::{Need, Operation, Resource},
 };
 
@@ -112,7 +113,7 @@ fn add_file(route: Route, state: &State, need: Option<&Need>, File { path, media
             .header(header::CONTENT_SECURITY_POLICY, POLICY);
         let mut response = match unchanged {
             true => response.status(StatusCode::NOT_MODIFIED).finish(),
-            false => response.content_type(media_type).body(content),
+            false => response.content_type(media_type).body(in_pieces(content)),
         };
         response.extensions_mut().insert(Bulk::Shared);
         response

@@ -59,9 +59,9 @@ impl<E> Edge<E> {
         Self { inner, gate, audit, traffic, cors, draining, open, limits, budget, timeout }
     }
 
-    /// The refusal that a request would get anyway, if that is known already.
+    /// The refusal of whoever was over their limit a moment ago. It comes before the route is looked for, so also where there is none.
     fn refusal(&self, request: &Request, arrival: &Arrival) -> Option<Error> {
-        let refusal = self.gate.refusal(arrival)?;
+        let refusal = self.gate.refusal(arrival).filter(|_| check_target(request).is_ok())?;
         let path = request.uri().path();
         let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
         let is_open = *request.method() == Method::OPTIONS || self.open.contains(path);

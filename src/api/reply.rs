@@ -88,8 +88,12 @@ pub struct Gone;
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let bytes = Bytes::from(serde_json::to_vec(body).expect("answers are plain data"));
-    let body = if bytes.len() > PIECE { Pieces(bytes).boxed().into() } else { poem::Body::from(bytes) };
-    Response::builder().status(status).content_type(JSON).body(body)
+    Response::builder().status(status).content_type(JSON).body(in_pieces(bytes))
+}
+
+/// A body of these bytes. A large one is sent piece by piece, so that a connection is not idle for hyper while most of it is still to be sent.
+pub(super) fn in_pieces(bytes: Bytes) -> poem::Body {
+    if bytes.len() > PIECE { Pieces(bytes).boxed().into() } else { poem::Body::from(bytes) }
 }
 
 /// How much of a body hyper is given at a time.

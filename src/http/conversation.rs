@@ -4,14 +4,18 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
-use hyper::{body::Incoming, service::service_fn};
+use http_body_util::{BodyExt as _, Empty, combinators::BoxBody};
+use hyper::{
+    body::{Body as _, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use poem::{
     Addr, Endpoint, Response,
-    http::{header, uri::Scheme},
+    http::{Method, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -100,6 +104,7 @@ where
                 Some(progress) => Some((progress, place.for_stream().ok_or(h2::Error::from(Reason::REFUSED_STREAM))?)),
                 None => None,
             };
+            let is_bodiless = stream.is_some() && request.method() == Method::HEAD;
             let scheme = if shared.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
             let (local, remote) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(client)));
             let mut request: poem::Request = (request, local, remote, scheme).into();
@@ -109,7 +114,10 @@ where
             if let Some(hsts) = shared.tls.as_ref().and_then(|tls| tls.hsts()) {
                 response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
             }
-            let response = hyper::Response::from(response);
+            let mut response = hyper::Response::from(response);
+            if is_bodiless {
+                leave_out_body(&mut response);
+            }
             Ok::<_, h2::Error>(response.map(|body| Answer::new(body, connection, outbox, stream)))
         }
     });
@@ -131,6 +139,14 @@ where
         ended = served.as_mut() => ended,
         () = parted, if is_h2 => Ok(()),
     }
+}
+
+/// An answer to HEAD (RFC 9110, 9.3.2). Over HTTP/1.1 hyper does this.
+fn leave_out_body(response: &mut hyper::Response<BoxBody<Bytes, io::Error>>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
+    }
+    *response.body_mut() = Empty::new().map_err(|never| match never {}).boxed();
 }
 
 /// Whatever comes before the first request. Each step has its time.

@@ -147,7 +147,11 @@ where
 /// have sent a request already.
 fn close(listener: TcpListener) -> Vec<(std::net::TcpStream, SocketAddr)> {
     let Ok(listener) = listener.into_std() else { return Vec::new() };
-    let mut connected: Vec<_> = iter::from_fn(|| listener.accept().ok()).take(WAITING).collect();
+    let accepted = iter::from_fn(|| match listener.accept() {
+        Err(error) if !is_of_the_connection(&error) => None,
+        accepted => Some(accepted),
+    });
+    let mut connected: Vec<_> = accepted.take(WAITING).filter_map(Result::ok).collect();
     drop(listener);
     connected.retain(|(stream, _)| stream.set_nonblocking(true).is_ok());
     connected

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use nix::{
+    errno::Errno,
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
@@ -67,7 +68,7 @@ impl Socket {
     /// Whether the other side has closed, or reset, the connection; also if there is something to be read before that.
     fn is_closed(&self) -> bool {
         let closed = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP | PollFlags::POLLERR;
-        !matches!(poll(&mut [PollFd::new(self.stream.as_fd(), closed)], PollTimeout::ZERO), Ok(0))
+        !matches!(poll(&mut [PollFd::new(self.stream.as_fd(), closed)], PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
     }
 
     fn poll_written(

@@ -169,16 +169,18 @@ impl Tls {
             self.remind(&mut reminded);
             let files = self.files.clone();
             let Ok(look) = spawn_blocking(move || files.look()).await else { continue };
-            if seen.replace(look) != Some(look) || refused == Some(look) {
+            if seen.replace(look) != Some(look) {
                 continue;
             }
-            refused = match self.reload() {
-                Ok(_) => None,
-                Err(error) => {
+            // What is refused is tried again: it may have been too early for it. But that is told once.
+            match self.reload() {
+                Ok(_) => refused = None,
+                Err(error) if refused != Some(look) => {
                     tracing::error!(%error, "the new certificate is not used, the one before stays");
-                    Some(look)
+                    refused = Some(look);
                 }
-            };
+                Err(_) => {}
+            }
         }
     }
 

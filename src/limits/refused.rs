@@ -50,8 +50,8 @@ struct Remembered<A> {
     /// Whether somebody asks anew.
     asked: AtomicBool,
     refusal: Refusal,
-    /// They are told in whole seconds how long to wait. While it is remembered that is at most two numbers.
-    told: [OnceLock<A>; 2],
+    /// They are told in whole seconds how long to wait: the number that they were told at first, and, while it is remembered, one or two less.
+    told: [OnceLock<A>; 3],
 }
 
 impl<K: Eq + Hash, A: Clone> Default for Refused<K, A> {
@@ -92,8 +92,9 @@ impl<A: Clone> Remembered<A> {
             return Memory::Past;
         }
         let now = at_first.map(|wait| wait - passed_ms);
-        let seconds = |wait: Option<u64>| wait.map(|wait| wait.div_ceil(1000));
-        let told = &self.told[usize::from(seconds(now) != seconds(at_first))];
+        let seconds = |wait: Option<u64>| wait.map_or(0, |wait| wait.div_ceil(1000));
+        let less = usize::try_from(seconds(at_first) - seconds(now)).unwrap_or(usize::MAX);
+        let told = &self.told[less.min(self.told.len() - 1)];
         Memory::Refused(told.get_or_init(|| tell(&Refusal { standings: self.refusal.standings.clone(), retry_after_ms: now })).clone())
     }
 }

@@ -1,6 +1,7 @@
 //! How connections are made, by settings that may change while a server runs.
 
 use std::{
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use tokio_postgres::{Config, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{SetupError, connection_config, tls};
-use crate::config::Settings;
+use crate::config::{DatabaseTls, Settings};
 
 type Connected = Result<(tokio_postgres::Client, JoinHandle<()>), tokio_postgres::Error>;
 
@@ -23,6 +24,8 @@ pub(super) struct Connector(watch::Sender<Arc<Target>>);
 /// What to connect to, and as whom.
 pub(super) struct Target {
     config: Config,
+    /// Which certificates are believed.
+    trust: (DatabaseTls, PathBuf),
     connect: ConfigConnectImpl<MakeRustlsConnect>,
     /// How long one that PostgreSQL refuses waits for another password: between the moment when it is changed there and the one when it is known here,
     /// nobody needs to be told. Then a third of the time is left in which a connection must be there.
@@ -36,7 +39,8 @@ impl Target {
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let (config, tls) = (connection_config(settings)?, tls::connector(settings)?);
         let patience = Duration::from_secs(settings.database_connect_timeout_seconds) * 2 / 3;
-        Ok(Self { patience, config, connect: ConfigConnectImpl { tls }, since: Instant::now() })
+        let trust = (settings.database_tls, settings.database_ca_file.clone());
+        Ok(Self { patience, config, trust, connect: ConfigConnectImpl { tls }, since: Instant::now() })
     }
 
     /// A connection outside of the pool.
@@ -44,9 +48,10 @@ impl Target {
         self.connect.connect(&self.config).await
     }
 
-    /// Whether it is what is connected to already, as far as the authorities to trust are the same.
+    /// Whether it is what is connected to already, as far as the file with the authorities to trust has not changed.
     pub(super) fn is_that_of(&self, connector: &Connector) -> bool {
-        self.config == connector.target().config
+        let current = connector.target();
+        self.config == current.config && self.trust == current.trust
     }
 
     pub(super) fn tls(&self) -> MakeRustlsConnect {

@@ -106,8 +106,8 @@ impl Redis {
             tracing::warn!("what happened while Redis was away could not be taken there in time");
         }
         let mut line = self.shared.line.write().unwrap_or_else(PoisonError::into_inner);
-        // Unless it has failed again.
-        if matches!(&*line, Line::Found(_)) {
+        // Unless it has failed again, or another one was found meanwhile.
+        if matches!(&*line, Line::Found(found) if Arc::ptr_eq(&found.nodes, &link.nodes)) {
             *line = Line::Up(link, master);
             self.shared.counts.is_back();
             tracing::info!("Redis is back");

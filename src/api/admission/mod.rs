@@ -67,6 +67,9 @@ use tally::Tally;
 /// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
 
+/// How many argon2 runs there are at a time at most, on however many processors: each takes 19 MiB.
+const MOST_RUNS: usize = 8;
+
 /// How many argon2 runs may wait for their turn.
 const WAITING: usize = 64;
 
@@ -142,7 +145,7 @@ impl Gate {
     ///
     /// [`NotANetwork`] in `trusted_proxies`.
     pub fn new(settings: &Settings, database: Database, redis: Redis) -> Result<Self, NotANetwork> {
-        let runs = std::thread::available_parallelism().map_or(1, usize::from);
+        let runs = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_RUNS);
         Ok(Self(Arc::new(Inner {
             proxies: settings.trusted_proxies.parse()?,
             forwarded: settings.forwarded_by,

@@ -107,19 +107,27 @@ impl Place {
         let files = list(folder)?.remove(chain).unwrap_or_default();
         let mut place = Self { chain: chain.to_owned(), head: Head::NONE, last: None, torn_bytes: 0, _lock: lock };
         for name in files.into_iter().rev() {
-            let mut file = OpenOptions::new().read(true).write(true).open(name.in_folder(folder))?;
-            let length = file.metadata()?.len();
+            let mut file = open(&name.in_folder(folder), OpenOptions::new().read(true).write(true))?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "what should be a file of an audit log is none"));
+            }
+            let length = metadata.len();
             let tail = tail(&mut file, length)?;
             let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             let torn = (tail.len() - end) as u64;
+            let line = tail[..end].strip_suffix(b"\n").map(|lines| lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default());
+            let link = line.map(|line| {
+                let link = Link::parse(line, seal).filter(|link| link.chain == chain);
+                link.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the last line is none of an audit log"))
+            });
+            // Nothing is cut off before it is known what from.
+            let link = link.transpose()?;
             if torn > 0 {
                 file.set_len(length - torn)?;
                 place.torn_bytes += torn;
             }
-            let Some(lines) = tail[..end].strip_suffix(b"\n") else { continue };
-            let line = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-            let link = Link::parse(line, seal).filter(|link| link.chain == chain);
-            let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the last line is none of an audit log"))?;
+            let Some(link) = link else { continue };
             place.head = Head { line: link.line, hash: link.hash };
             place.last = Some(name);
             return Ok(place);

@@ -233,3 +233,25 @@ async fn a_claim_that_ends_after_its_stream_has_gone_is_put_back() {
         site.stop().await;
     }
 }
+
+/// RFC 9110, 9.3.2.
+#[tokio::test]
+async fn an_answer_to_head_has_no_body() {
+    let site = Site::start(&[]).await;
+    let mut connection = site.connect(65_535).await;
+    for (stream, path) in [(1, "/livez"), (3, "/projects"), (5, "/nothing")] {
+        connection.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, head("HEAD", path, &[]))).await.unwrap();
+        let mut bytes = 0;
+        loop {
+            let frame = connection.next_of(stream).await.expect("an answer");
+            if frame.kind == DATA {
+                bytes += frame.payload.len();
+            }
+            if frame.ends_stream() {
+                break;
+            }
+        }
+        assert_eq!(bytes, 0, "HEAD {path}");
+    }
+    site.stop().await;
+}
