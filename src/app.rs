@@ -239,7 +239,7 @@ impl App {
                 () = sweeper.run() => {}
                 () = wire.run() => {}
                 () = measured => {}
-                () = watch(tls.as_deref()) => {}
+                () = watch(tls.as_ref()) => {}
                 () = served => {}
                 () = too_late => tracing::error!("jobs could not be put back before the server had to stop: they stay QUEUED"),
             }
@@ -263,7 +263,7 @@ fn traces(settings: &Settings) -> Result<(Option<Spans>, Option<Traces>), NotAnE
 }
 
 /// Looks after the certificate, if there is one.
-async fn watch(tls: Option<&Tls>) {
+async fn watch(tls: Option<&Arc<Tls>>) {
     match tls {
         Some(tls) => tls.watch().await,
         None => pending().await,

@@ -86,10 +86,10 @@ fn files_stay_short() {
         .chain(rust_files(&root().join("tests")))
         .filter_map(|file| {
             let lines = fs::read_to_string(&file).unwrap().lines().count();
-            (lines > 600).then(|| format!("{}: {lines} lines", file.display()))
+            (lines > 400).then(|| format!("{}: {lines} lines", file.display()))
         })
         .collect();
-    assert!(long.is_empty(), "expected no file over 600 lines:\n{}", long.join("\n"));
+    assert!(long.is_empty(), "expected no file over 400 lines:\n{}", long.join("\n"));
 }
 
 fn may_use(own: &str, used: &str) -> bool {

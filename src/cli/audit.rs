@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::output;
 use crate::{
     config::{AuditFailure, Settings},
-    telemetry::audit::{Anchor, Audit, Category, Event, Kind, Outcome, Seal, verify},
+    telemetry::audit::{Allowed, Anchor, Audit, Category, Event, Kind, Outcome, Seal, verify},
 };
 
 #[derive(Debug, Args)]
@@ -37,17 +37,21 @@ enum Command {
         /// The oldest files were taken away on purpose.
         #[arg(long)]
         pruned: bool,
+        /// There are lines from before there was a key.
+        #[arg(long)]
+        unsealed: bool,
     },
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Command::Verify { folder, key_file, known, pruned } = &arguments.command;
+    let Command::Verify { folder, key_file, known, pruned, unsealed } = &arguments.command;
     let key = match key_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
         None => String::new(),
     };
     let seal = Seal::new(key.trim_end_matches(['\r', '\n']));
-    let report = verify(folder, &seal, known, *pruned).with_context(|| format!("cannot read {}", folder.display()))?;
+    let report = verify(folder, &seal, known, Allowed { pruned: *pruned, unsealed: *unsealed })
+        .with_context(|| format!("cannot read {}", folder.display()))?;
     for text in report.faults.iter().chain(report.notes.iter()) {
         output::line(text);
     }

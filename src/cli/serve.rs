@@ -50,9 +50,15 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     settings.refuse_unsafe()?;
     let audit = Audit::open(&settings)?;
-    let ended = serve(settings, &sources, &audit).await;
-    let outcome = if ended.is_ok() { Outcome::Success } else { Outcome::Failure };
-    audit.close(&Event::of_process(STOPPED, Category::Process, Kind::End, outcome)).await;
+    let mut has_started = false;
+    let ended = serve(settings, &sources, &audit, &mut has_started).await;
+    let last = match &ended {
+        // Only of a server that began: what the one before it has not said is to be seen.
+        Err(_) if !has_started => Event::of_process("server_start_failed", Category::Process, Kind::Start, Outcome::Failure),
+        Err(_) => Event::of_process(STOPPED, Category::Process, Kind::End, Outcome::Failure),
+        Ok(()) => Event::of_process(STOPPED, Category::Process, Kind::End, Outcome::Success),
+    };
+    audit.close(&last).await;
     if let Some(head) = audit.head() {
         tracing::info!(%head, "the last line of the audit log");
     }
@@ -63,7 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Runs a server until it is told to stop.
-async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::Result<()> {
+async fn serve(settings: Settings, sources: &Sources, audit: &Audit, has_started: &mut bool) -> anyhow::Result<()> {
     super::limits::raise_descriptor_limit();
     let stop = stop_on_signal()?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -79,6 +85,7 @@ async fn serve(settings: Settings, sources: &Sources, audit: &Audit) -> anyhow::
     };
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     supervisor::inform(stop.clone());
+    *has_started = true;
     audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
     let reload = app.reload();
     let reloads = reload.run(

@@ -162,7 +162,7 @@ impl Tls {
     }
 
     /// Looks at the files for ever, and uses what is new in them. Says in the log what is wrong with it, and when the certificate is about to end.
-    pub async fn watch(&self) {
+    pub async fn watch(self: &Arc<Self>) {
         let (mut seen, mut refused, mut reminded) = (None, None, None);
         loop {
             sleep(LOOK).await;
@@ -173,7 +173,9 @@ impl Tls {
                 continue;
             }
             // What is refused is tried again: it may have been too early for it. But that is told once.
-            match self.reload() {
+            let this = self.clone();
+            let Ok(taken) = spawn_blocking(move || this.reload()).await else { continue };
+            match taken {
                 Ok(_) => refused = None,
                 Err(error) if refused != Some(look) => {
                     tracing::error!(%error, "the new certificate is not used, the one before stays");

@@ -24,6 +24,7 @@ mod watch;
 mod way;
 
 use std::{
+    path::PathBuf,
     pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
@@ -131,8 +132,8 @@ pub struct Redis {
 }
 
 struct Shared {
-    /// Of the way.
-    url: RwLock<SecretString>,
+    /// Of the way, with the file of the authorities that it believes.
+    target: RwLock<(SecretString, PathBuf)>,
     way: channel::Sender<Arc<Way>>,
     line: RwLock<Line>,
     /// How many servers were alive when Redis last told; at least one.
@@ -173,7 +174,7 @@ impl Redis {
         }
         let timeout = Duration::from_millis(settings.redis_timeout_milliseconds);
         let shared = Shared {
-            url: RwLock::new(settings.redis_url.clone()),
+            target: RwLock::new((settings.redis_url.clone(), settings.redis_ca_file.clone())),
             way: channel::Sender::new(Arc::new(Way::to(settings.redis_url.expose_secret(), authorities(settings)?, timeout)?)),
             line: RwLock::new(Line::Unused),
             servers: AtomicUsize::new(1),
@@ -190,15 +191,18 @@ impl Redis {
     ///
     /// [`ReloadError`] if it does not; then everything stays as it was.
     pub async fn reload<F: Future<Output = ()>>(&self, settings: &Settings, take_over: impl Fn() -> F) -> Result<(), ReloadError> {
-        let url = settings.redis_url.expose_secret();
-        let is_known = *url == *self.shared.url.read().unwrap_or_else(PoisonError::into_inner).expose_secret();
-        if is_known && settings.redis_ca_file.as_os_str().is_empty() {
+        let (url, authorities_file) = (settings.redis_url.expose_secret(), &settings.redis_ca_file);
+        let is_known = {
+            let target = self.shared.target.read().unwrap_or_else(PoisonError::into_inner);
+            url == target.0.expose_secret() && *authorities_file == target.1
+        };
+        if is_known && authorities_file.as_os_str().is_empty() {
             return Ok(());
         }
         let way = Arc::new(Way::to(url, authorities(settings).map_err(SetupError::from)?, self.timeout)?);
         let found = self.find(&way).await?;
         self.shared.way.send_replace(way);
-        *self.shared.url.write().unwrap_or_else(PoisonError::into_inner) = settings.redis_url.clone();
+        *self.shared.target.write().unwrap_or_else(PoisonError::into_inner) = (settings.redis_url.clone(), authorities_file.clone());
         // What was admitted without Redis must be charged there first.
         match found.has_forgotten || self.link(false).is_none() {
             true => self.adopt(found, &take_over).await,

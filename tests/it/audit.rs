@@ -81,6 +81,26 @@ async fn servers_share_a_folder_are_restarted_and_killed_and_the_log_stays_whole
     assert!(!is_whole && said.contains(&format!("{}:2: it is not as it was written", file.display())), "{said}");
 }
 
+/// As after a power cut: the server was killed, and cannot start at first since the database is not there yet.
+#[tokio::test]
+async fn a_start_that_fails_does_not_hide_that_a_server_was_killed() {
+    let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let settings = [("AUDIT_LOG_DIR", folder.path().to_str().unwrap())];
+    let killed = Process::start_with(&database, &settings).await;
+    eventually("its start is written", || async { count(&audit_lines(folder.path()), "server_started") == 1 }).await;
+    killed.signal(Signal::SIGKILL);
+    killed.end().await;
+    let nowhere = [("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")];
+    let failed = program(&database).arg("serve").envs([settings, nowhere].concat()).output().unwrap();
+    assert!(!failed.status.success());
+    Process::start_with(&database, &settings).await.terminate().await;
+    let lines = audit_lines(folder.path());
+    let counts = ["server_started", "server_start_failed", "server_stopped"].map(|action| count(&lines, action));
+    assert_eq!(counts, [2, 1, 1]);
+    let (is_whole, said) = verify(folder.path(), &[]);
+    assert!(is_whole && said.contains("has not said that it ends"), "{said}");
+}
+
 /// Whatever its client does not wait for may be done all the same.
 #[tokio::test]
 async fn what_nobody_was_told_of_is_recorded_as_unknown() {

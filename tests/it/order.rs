@@ -341,8 +341,18 @@ async fn a_flood_over_a_limit_costs_redis_one_call_a_second() {
         (Method::POST, "/clients/nobody/heartbeat", 404),
         (Method::POST, "/jobs/1/attempts/1/start", 404),
     ] {
-        let body = (method == Method::POST).then(|| "{}".to_owned());
-        assert_eq!(api.send(method.clone(), path, body).await.status, expected, "{method} {path}");
+        let ask = async || {
+            // Whoever asks for what there is renews what is remembered.
+            api.get("/jobs").await.problem(429);
+            let body = (method == Method::POST).then(|| "{}".to_owned());
+            api.send(method.clone(), path, body).await.status
+        };
+        let status = match ask().await {
+            status if status == expected => status,
+            // The second may have ended in between, but not twice.
+            _ => ask().await,
+        };
+        assert_eq!(status, expected, "{method} {path}");
     }
     // A larger limit is noticed within a second of what was remembered.
     let admin = server.api.with_key(make_key(&database, Grants::All(Role::Admin)).await.expose());

@@ -37,6 +37,16 @@ async fn postgresql_is_believed_only_with_its_certificate() {
     postgres.show(&good).await;
     assert!(answers("verify-full", &trusted).await);
 
+    // It is believed no longer when that is set while a server works.
+    let settings =
+        |mode, authority| database.settings(&[("database_url", url.as_str()), ("database_tls", mode), ("database_ca_file", authority)]);
+    let running = Database::new(&settings("require", "")).expect("the settings are sound");
+    running.ping().await.expect("it looks at no certificate");
+    running.reload(&settings("verify-full", "")).await.expect_err("an authority that the system does not know");
+    running.ping().await.expect("what was in use stays");
+    running.reload(&settings("verify-full", &trusted)).await.expect("an authority that is trusted");
+    running.reload(&settings("verify-full", "")).await.expect_err("it is not trusted any more");
+
     // The whole service.
     let environment = [("DATABASE_URL", url.as_str()), ("DATABASE_TLS", "verify-full"), ("DATABASE_CA_FILE", &trusted)];
     let migrated = program(&database).arg("migrate").envs(environment).output().expect("the program runs");
@@ -79,6 +89,13 @@ async fn redis_is_believed_only_with_its_certificate() {
     }
     let [certificate, key] = [good.certificate(), good.key()].map(|file| file.display().to_string());
     redis.ask::<()>(&["CONFIG", "SET", "tls-cert-file", &certificate, "tls-key-file", &key]).await.expect("it can be set");
+
+    let settings = |authority| database.settings(&[("redis_url", url.as_str()), ("redis_ca_file", authority)]);
+    let running = Redis::new(&settings(&trusted)).expect("the settings are sound");
+    running.connect().await;
+    running.reload(&settings(&trusted), async || {}).await.expect("nothing has changed");
+    running.reload(&settings(""), async || {}).await.expect_err("it is not trusted any more");
+    running.ping().await.expect("what was in use stays");
 
     let process = Process::start_with(&database, &[("REDIS_URL", url.as_str()), ("REDIS_CA_FILE", &trusted)]).await;
     within(Duration::from_secs(5), "Redis is up", async || process.api.get("/readyz").await.expect(200)["status"] == "ready").await;

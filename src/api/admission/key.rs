@@ -21,27 +21,28 @@ use crate::{
 };
 
 impl Inner {
-    /// A key, and the version of its record for which it was verified here.
+    /// A key, and the version of its record for which it was verified here. All that a key needs which was not is large and rare: it has places of its own, so that
+    /// no other request moves it about.
     pub(super) async fn with_key(&self, key: &Key, version: Option<i64>, arrival: &Arrival) -> Result<Pass, Error> {
         match version {
             None => {
-                if let Err(refusal) = self.before_verifying(arrival).await {
-                    return self.hear(key, arrival, refusal).await;
+                if let Err(refusal) = Box::pin(self.before_verifying(arrival)).await {
+                    return Box::pin(self.hear(key, arrival, refusal)).await;
                 }
             }
             Some(version) => {
                 if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
                     match self.of_key(&record, None, arrival.class).await? {
                         Outcome::In(pass) => return Ok(pass),
-                        Outcome::Gone => return Err(self.failed(arrival).await),
+                        Outcome::Gone => return Err(Box::pin(self.failed(arrival)).await),
                         Outcome::Changed => {}
                     }
                 }
             }
         }
-        match self.verified(key, arrival).await? {
+        match Box::pin(self.verified(key, arrival)).await? {
             Some(pass) => Ok(pass),
-            None => Err(self.failed(arrival).await),
+            None => Err(Box::pin(self.failed(arrival)).await),
         }
     }
 

@@ -25,6 +25,7 @@ mod last_used;
 mod principal;
 mod subject;
 mod tally;
+mod tend;
 mod token;
 
 use std::{
@@ -38,7 +39,7 @@ use poem::{
 };
 use quick_cache::sync::Cache;
 use secrecy::SecretString;
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::sync::Semaphore;
 
 pub use arrival::Arrival;
 pub use class::Class;
@@ -75,9 +76,6 @@ const WAITING: usize = 64;
 
 /// How old what PostgreSQL said of a key may be while Redis is away.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// How often changes of keys are copied to Redis again, and last uses written.
-const RECONCILE: Duration = Duration::from_secs(5);
 
 /// How many tokens from addresses over their limit are looked for at a time.
 const HEARINGS: usize = 8;
@@ -219,45 +217,6 @@ impl Gate {
         self.0.decider.reset(Subject::Key(key.id), &Class::ALL.map(Class::name)).await
     }
 
-    /// Copies changes of keys to Redis that may not have arrived, and writes when keys were last used. Never ends.
-    pub async fn tend(&self) {
-        loop {
-            sleep(RECONCILE).await;
-            self.reconcile().await;
-            self.learn().await;
-            self.0.last_used.write(&self.0.keys).await;
-        }
-    }
-
-    /// Takes to Redis what happened without it: changes of keys, and what this server has admitted by itself.
-    pub async fn take_over(&self) {
-        tokio::join!(self.reconcile(), self.0.decider.take_over());
-    }
-
-    async fn reconcile(&self) {
-        match self.0.keys.reconcile().await {
-            Ok(changed) => self.0.issued.add(changed),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "keys could not be reconciled");
-                // Some may be missed.
-                self.0.issued.is_old();
-            }
-        }
-    }
-
-    /// Learns which keys there are, and what servers share, if it does not know.
-    pub async fn learn(&self) {
-        if let Err(error) = self.0.keys.proofs.prepare().await {
-            let error: &dyn std::error::Error = &error;
-            tracing::debug!(error, "the fleet's secret could not be read");
-        }
-        if self.0.issued.wants_all()
-            && let Ok(ids) = self.0.keys.store.good_ids(Issued::MOST).await
-        {
-            self.0.issued.set(ids);
-        }
-    }
-
     /// Looks at a request, without asking anybody.
     pub fn arrival(&self, request: &Request) -> Arrival {
         self.0.arrival(request)
@@ -297,8 +256,8 @@ impl Gate {
                 decided => decided,
             },
             Credential::Key(key, version) => inner.with_key(key, *version, arrival).await,
-            Credential::Token(digest) => inner.with_token(digest, arrival).await,
-            Credential::Text(text) => inner.with_configured(text, arrival).await,
+            Credential::Token(digest) => Box::pin(inner.with_token(digest, arrival)).await,
+            Credential::Text(text) => Box::pin(inner.with_configured(text, arrival)).await,
             Credential::Unreadable => Err(unauthorized()),
             Credential::Several(error) => Err(error.clone()),
         }

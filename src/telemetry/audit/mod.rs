@@ -36,7 +36,7 @@ use writer::Writer;
 
 pub use chain::{Anchor, Seal};
 pub use event::{AUTHENTICATION_FAILED, Category, Event, Kind, Outcome};
-pub use verify::{Chain, Report, STARTED, STOPPED, verify};
+pub use verify::{Allowed, Chain, Report, STARTED, STOPPED, verify};
 
 /// How many lines wait to be written at most: some megabytes, or a second or so at the rate at which a server can make them.
 const WAITING: usize = 16_384;

@@ -25,7 +25,7 @@ fn write(writer: &mut Writer, count: usize) {
 }
 
 fn faults(folder: &Path, seal: &Seal) -> Vec<String> {
-    verify(folder, seal, &[], false).expect("it can be read").faults
+    verify(folder, seal, &[], Allowed::default()).expect("it can be read").faults
 }
 
 /// A log of twenty lines in one file, and the file.
@@ -44,7 +44,7 @@ fn a_chain_goes_on_over_days_restarts_and_clocks_that_jump() {
         for now in [DAY, DAY, "2026-03-02T00:00:00Z", "2199-01-01T00:00:00Z", "2026-03-01T00:00:00Z", "1970-01-01T00:00:00Z", DAY] {
             write(&mut writer(folder.path(), &seal, now), 3);
         }
-        let report = verify(folder.path(), &seal, &[], false).expect("it can be read");
+        let report = verify(folder.path(), &seal, &[], Allowed::default()).expect("it can be read");
         assert_eq!(report.faults, Vec::<String>::new());
         let [chain] = report.chains.as_slice() else { panic!("expected one chain: {report:?}") };
         assert_eq!((chain.first, chain.last.line, chain.files), (1, 21, 6));
@@ -73,7 +73,7 @@ fn processes_that_share_a_folder_have_chains_of_their_own() {
     }
     drop(one);
     write(&mut writer(folder.path(), &seal, DAY), 4);
-    let report = verify(folder.path(), &seal, &[], false).expect("it can be read");
+    let report = verify(folder.path(), &seal, &[], Allowed::default()).expect("it can be read");
     assert_eq!(report.faults, Vec::<String>::new());
     let lines: Vec<(&str, u64)> = report.chains.iter().map(|chain| (chain.last.chain.as_str(), chain.last.line)).collect();
     assert_eq!(lines, [("1", 10), ("2", 3)]);
@@ -122,10 +122,10 @@ fn who_computes_the_hashes_anew_is_found_by_the_key_or_by_a_hash_that_was_kept()
         fs::write(file, lines).expect("it is written");
     };
     let (folder, file) = log(&Seal::new(""));
-    let kept = verify(folder.path(), &Seal::new(""), &[], false).expect("it can be read").chains.remove(0).last;
+    let kept = verify(folder.path(), &Seal::new(""), &[], Allowed::default()).expect("it can be read").chains.remove(0).last;
     forge(&file, &Seal::new(""));
     assert_eq!(faults(folder.path(), &Seal::new("")), Vec::<String>::new(), "without a key nothing shows");
-    let known = verify(folder.path(), &Seal::new(""), &[kept], false).expect("it can be read").faults;
+    let known = verify(folder.path(), &Seal::new(""), &[kept], Allowed::default()).expect("it can be read").faults;
     assert!(known.len() == 1 && known[0].contains("known to have been another line"), "{known:?}");
 
     let keyed = Seal::new("key");
@@ -144,7 +144,7 @@ fn who_computes_the_hashes_anew_is_found_by_the_key_or_by_a_hash_that_was_kept()
 fn lines_cut_off_at_the_end_are_found_by_a_hash_that_was_kept_and_half_a_line_at_once() {
     let seal = Seal::new("");
     let (folder, file) = log(&seal);
-    let kept = verify(folder.path(), &seal, &[], false).expect("it can be read").chains.remove(0).last;
+    let kept = verify(folder.path(), &seal, &[], Allowed::default()).expect("it can be read").chains.remove(0).last;
     let text = fs::read_to_string(&file).expect("text");
     fs::write(&file, &text[..text.len() - 40]).expect("it is written");
     let half = faults(folder.path(), &seal);
@@ -155,15 +155,15 @@ fn lines_cut_off_at_the_end_are_found_by_a_hash_that_was_kept_and_half_a_line_at
     assert_eq!(faults(folder.path(), &seal), Vec::<String>::new());
     let mended = fs::read_to_string(&file).expect("text");
     assert!(mended.contains("audit_log_mended") && mended.contains("\"whatsnext.audit.torn_bytes\":"), "{mended}");
-    let known = verify(folder.path(), &seal, &[kept], false).expect("it can be read").faults;
+    let known = verify(folder.path(), &seal, &[kept], Allowed::default()).expect("it can be read").faults;
     assert_eq!(known.len(), 1, "{known:?}");
 
     let (folder, file) = log(&seal);
-    let kept = verify(folder.path(), &seal, &[], false).expect("it can be read").chains.remove(0).last;
+    let kept = verify(folder.path(), &seal, &[], Allowed::default()).expect("it can be read").chains.remove(0).last;
     let lines: Vec<String> = fs::read_to_string(&file).expect("text").lines().take(15).map(|line| format!("{line}\n")).collect();
     fs::write(&file, lines.concat()).expect("it is written");
     assert_eq!(faults(folder.path(), &seal), Vec::<String>::new(), "nothing in the file tells of it");
-    let known = verify(folder.path(), &seal, &[kept], false).expect("it can be read").faults;
+    let known = verify(folder.path(), &seal, &[kept], Allowed::default()).expect("it can be read").faults;
     assert!(known.len() == 1 && known[0].contains("line 20 is known to have been there"), "{known:?}");
 }
 
@@ -175,7 +175,7 @@ fn a_file_that_is_taken_away_shows_whether_or_not_a_server_runs() {
     write(&mut writer, 3);
     fs::remove_file(file).expect("it is there");
     assert!(faults(folder.path(), &seal).concat().contains("lines 1 to 20 are missing before it"));
-    let pruned = verify(folder.path(), &seal, &[], true).expect("it can be read");
+    let pruned = verify(folder.path(), &seal, &[], Allowed { pruned: true, ..Allowed::default() }).expect("it can be read");
     assert_eq!((pruned.faults, pruned.chains[0].first), (Vec::new(), 21), "it may be on purpose");
     fs::remove_dir_all(folder.path()).expect("it is there");
     write(&mut writer, 1);
@@ -187,8 +187,36 @@ fn a_symbolic_link_in_place_of_a_file_is_not_followed() {
     let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
     let elsewhere = folder.path().join("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, folder.path().join("audit-1.2026-03-01.000000000001.jsonl")).expect("a link");
-    let mut writer = Writer::new(folder.path(), seal, Arc::new(Tally::new(AuditFailure::Continue)));
-    writer.set_clock(|| DAY.parse().expect("a time"));
-    writer.open().expect_err("it must not be written to");
+    let opened = || {
+        let mut writer = Writer::new(folder.path(), seal.clone(), Arc::new(Tally::new(AuditFailure::Continue)));
+        writer.set_clock(|| DAY.parse().expect("a time"));
+        writer.open()
+    };
+    opened().expect_err("it must not be written to");
     assert!(!elsewhere.exists());
+    // Nor is anything cut off what is there, as it is from a line that was not finished.
+    fs::write(&elsewhere, "something else\nthat does not end as a line").expect("it is written");
+    opened().expect_err("it must not be written to");
+    assert_eq!(fs::read_to_string(&elsewhere).expect("text"), "something else\nthat does not end as a line");
+}
+
+#[test]
+fn what_is_no_audit_log_is_left_as_it_is() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    let file = folder.path().join("audit-1.2026-03-01.000000000001.jsonl");
+    fs::write(&file, "something else\nthat does not end as a line").expect("it is written");
+    write(&mut writer(folder.path(), &seal, DAY), 1);
+    assert_eq!(fs::read_to_string(&file).expect("text"), "something else\nthat does not end as a line", "the next chain is used");
+}
+
+/// Otherwise whoever can write in the folder makes up a chain, and only its summary tells.
+#[test]
+fn with_a_key_chains_without_one_are_found() {
+    let (folder, _) = log(&Seal::new(""));
+    let key = Seal::new("key");
+    write(&mut writer(folder.path(), &key, DAY), 2);
+    let found = faults(folder.path(), &key);
+    assert!(found.len() == 1 && found[0].contains("not sealed with the key"), "{found:?}");
+    let allowed = Allowed { unsealed: true, ..Allowed::default() };
+    assert_eq!(verify(folder.path(), &key, &[], allowed).expect("it can be read").faults, Vec::<String>::new());
 }

@@ -33,13 +33,21 @@ pub struct Chain {
     pub files: usize,
 }
 
-/// Looks at all chains in a folder. `known` are lines that must be there as they are said to have been. If the oldest files were taken away on purpose
-/// (`is_pruned`), the first line that is there may be any.
+/// What is not wrong because it was done on purpose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// The oldest files were taken away: the first line that is there may be any.
+    pub pruned: bool,
+    /// There are chains from before there was a key. Whoever can write in the folder can make such a chain up.
+    pub unsealed: bool,
+}
+
+/// Looks at all chains in a folder. `known` are lines that must be there as they are said to have been.
 ///
 /// # Errors
 ///
 /// Those of reading the folder and its files.
-pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], is_pruned: bool) -> io::Result<Report> {
+pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) -> io::Result<Report> {
     let mut report = Report::default();
     for (chain, files) in list(folder)? {
         let is_keyed = chain.contains('-');
@@ -47,9 +55,12 @@ pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], is_pruned: bool) -> 
             report.faults.push(format!("chain {chain}: its lines are sealed with a key that was not given"));
             continue;
         }
+        if seal.is_keyed() && !is_keyed && !allowed.unsealed {
+            report.faults.push(format!("chain {chain}: its lines are not sealed with the key, so anybody may have written them"));
+        }
         let seal = if is_keyed { seal.clone() } else { Seal::new("") };
         let reader = Reader { folder, chain: &chain, seal, known, head: None, first: 0, runs: false, report: &mut report };
-        reader.read(&files, is_pruned)?;
+        reader.read(&files, allowed.pruned)?;
     }
     for anchor in known {
         let chain = report.chains.iter().find(|chain| chain.last.chain == anchor.chain);
