@@ -32,6 +32,19 @@ pub use statements::Statements;
 pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
 
+/// The settings that [`Database::reload`] takes.
+pub const RELOADED: &[&str] = &[
+    "database_hostname",
+    "database_port",
+    "database_user",
+    "database_password",
+    "database_name",
+    "database_url",
+    "database_tls",
+    "database_ca_file",
+    "database_statement_timeout_seconds",
+];
+
 /// How often a transaction that lost a deadlock is run again before the caller is told to.
 const ATTEMPTS: u32 = 5;
 
