@@ -238,9 +238,19 @@ impl Database {
             None => self.client().await?,
         };
         let transaction = client.begin().await?;
-        let value = work.run(&transaction).await?;
-        transaction.commit().await?;
-        Ok(value)
+        match work.run(&transaction).await {
+            Ok(value) => {
+                transaction.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                // Whoever is told of it may ask again at once, over another connection, and must not meet locks of this one.
+                if let Err(error) = transaction.roll_back().await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a transaction ended with its connection");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Whether the database answers.
