@@ -5,6 +5,7 @@ mod contention;
 mod crowd;
 mod ending;
 mod explaining;
+mod forgetting;
 mod waiting;
 
 use serde_json::{Value, json};

@@ -41,6 +41,7 @@ pub use explain::{Explanation, Wait};
 pub use handover::{Handover, Receipt};
 pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, UnknownStatus};
 pub use once::{Answer, Once, Submitted};
+pub use prune::Pruned;
 pub use store::Store;
 pub use sweep::Swept;
 pub use tally::Stats;
