@@ -6,6 +6,7 @@ mod crowd;
 mod ending;
 mod explaining;
 mod forgetting;
+mod heartbeats;
 mod waiting;
 
 use serde_json::{Value, json};

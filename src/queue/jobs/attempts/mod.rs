@@ -4,7 +4,7 @@
 //! names its attempt, and what it says of one that is over changes nothing ([`Error::Stale`]): so a client that was thought dead and comes back cannot do
 //! harm, and neither can an answer that got lost, since a report that comes twice is answered twice.
 //!
-//! The job's row is locked before the attempt's. A heartbeat takes only the attempt's: who ends an attempt writes its row too.
+//! The job's row is locked before the attempt's. A heartbeat takes no job's: who ends an attempt writes its row too.
 
 mod report;
 
