@@ -159,6 +159,7 @@ queries! {
         CANDIDATES = "candidates",
         HEADS = "heads",
         HELD = "held",
+        SIZES = "sizes",
         TAKE = "take",
     }
     clients {

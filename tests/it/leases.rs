@@ -1,5 +1,6 @@
 //! Claims with a lease: what a client gets, what it may say of it, and what becomes of jobs whose clients fall silent.
 
+mod changes;
 mod claiming;
 mod contention;
 mod crowd;

@@ -43,6 +43,11 @@ impl Store {
         Self { database, policy, plenty: Plenty::default(), bells, projects, tally: Arc::default() }
     }
 
+    /// What is rung when there may be something to claim.
+    pub fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
     /// What became of jobs on this server since its start.
     pub fn stats(&self) -> tally::Stats {
         self.tally.get()
