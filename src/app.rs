@@ -20,8 +20,8 @@ use crate::{
     measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
-        Policy, Sweeper, clients,
-        jobs::{self, Claims, Wire},
+        Policy, Sweeper, Wire, clients,
+        jobs::{self, Claims},
         projects,
     },
     redis::{self, Redis},

@@ -7,8 +7,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use whatsnext::queue::{
-    Error, Policy, Retry,
-    jobs::{Bells, Change, NewJob, Resources, Status, Store, Submitted},
+    Bells, Error, Policy, Retry,
+    jobs::{Change, NewJob, Resources, Status, Store, Submitted},
 };
 
 use crate::support::TestDatabase;

@@ -6,7 +6,7 @@ use crate::{
         Database, Query, Row,
         query::{Params, clients as sql},
     },
-    queue::{Error, Listing, Owner, Page, Result, Thing, jobs::Bells},
+    queue::{Bells, Error, Listing, Owner, Page, Result, Thing},
 };
 
 /// The clients.

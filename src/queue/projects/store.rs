@@ -9,7 +9,7 @@ use crate::{
         query::{Params, graph, projects as sql, tasks},
         types::Json,
     },
-    queue::{Error, Listing, Page, Result, Thing, jobs::Bells, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Thing, no_number},
 };
 
 /// From how many rows of counts of one status on they are made fewer.

@@ -6,7 +6,7 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, graph, tasks as sql},
     },
-    queue::{Error, Listing, Page, Result, Retry, Thing, jobs::Bells, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Retry, Thing, no_number},
 };
 
 /// The tasks.

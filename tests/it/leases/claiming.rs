@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 use whatsnext::queue::{
-    Error, Owner,
+    Bells, Error, Owner,
     clients::{self, Content},
-    jobs::Bells,
 };
 
 use super::World;

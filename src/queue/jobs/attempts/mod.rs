@@ -6,6 +6,7 @@
 //!
 //! The job's row is locked before the attempt's. A heartbeat takes no job's: who ends an attempt writes its row too.
 
+mod lapse;
 mod report;
 
 use chrono::{DateTime, Utc};
@@ -20,6 +21,9 @@ use crate::{
     },
     queue::{Error, Listing, Page, Result, Thing},
 };
+
+/// How many attempts of a job are kept at least: as many as may fail in a row. One that is preempted again and again has no others; the oldest are forgotten.
+const KEPT: i32 = 1000;
 
 /// One claim of a job.
 #[derive(Debug, Clone)]

@@ -1,12 +1,11 @@
 //! Claims by clients that are registered: with a lease, no more than the client has, and waiting for what is not there yet.
 //!
 //! Claims of one project that arrive at a server while it serves others are served together, in one transaction (`round`), first come first served
-//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`] rings because there
+//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`](crate::queue::Bells) rings because there
 //! may be something new, or looks by itself now and then; then those that are parked come before those that have just arrived. Between a job and its bell
 //! lies a moment in which one that just arrives may take it.
 
 mod assign;
-mod bell;
 mod look;
 mod marks;
 mod round;
@@ -27,15 +26,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use bell::{Bells, Wire};
-
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
     postgres::{Row, query::claims as sql},
     queue::{Error, Result},
 };
-use marks::Marks;
+pub(super) use marks::{Marks, Places};
 use round::{Found, Round};
 
 /// How many claims one transaction serves.
@@ -301,8 +298,8 @@ impl Claims {
     }
 
     fn handover(&self, granted: Vec<Granted>) -> Handover<Vec<Granted>> {
-        let claimed = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
-        Handover::new(granted, claimed, self.jobs.clone(), self.tasks.clone())
+        let attempts = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
+        Handover::new(granted, attempts, self.jobs.clone(), self.tasks.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     Granted, Wish,
-    assign::{Candidate, Taker, assign, give_back},
+    assign::{Candidate, Taker, assign, unassign},
     marks::Marks,
 };
 use crate::{
@@ -150,7 +150,7 @@ impl Round<'_> {
                     None => {
                         is_lost = true;
                         lost.insert(candidates[*job].id);
-                        give_back(&candidates[*job], &mut takers[*taker], free);
+                        unassign(&candidates[*job], &mut takers[*taker], free);
                     }
                 }
             }

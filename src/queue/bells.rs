@@ -27,7 +27,7 @@ pub struct Bells {
 
 /// The bell of one project.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(in crate::queue) struct Bell {
     rung: AtomicBool,
     clients_have_grown: AtomicBool,
     notify: Notify,
@@ -80,14 +80,14 @@ impl Bells {
     }
 
     /// Somebody came, which is no reason for those who wait to look again.
-    pub(super) fn nudge(&self, project_id: i64) {
+    pub(in crate::queue) fn nudge(&self, project_id: i64) {
         if let Some(bell) = self.find(project_id) {
             bell.notify.notify_one();
         }
     }
 
     /// The bell of a project, there as long as somebody holds it.
-    pub(super) fn hear(&self, project_id: i64) -> Arc<Bell> {
+    pub(in crate::queue) fn hear(&self, project_id: i64) -> Arc<Bell> {
         let bell = Arc::new(Bell::default());
         let mut bells = self.lock();
         bells.retain(|_, bell| bell.strong_count() > 0);
@@ -202,23 +202,23 @@ async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()
 }
 
 impl Bell {
-    pub(super) fn ring(&self) {
+    pub(in crate::queue) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 
     /// Whether it has rung since it was last asked.
-    pub(super) fn has_rung(&self) -> bool {
+    pub(in crate::queue) fn has_rung(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
     }
 
     /// Whether a client may have more than when this was last asked.
-    pub(super) fn have_clients_grown(&self) -> bool {
+    pub(in crate::queue) fn have_clients_grown(&self) -> bool {
         self.clients_have_grown.swap(false, Ordering::AcqRel)
     }
 
     /// Until something happens.
-    pub(super) async fn wait(&self) {
+    pub(in crate::queue) async fn wait(&self) {
         self.notify.notified().await;
     }
 }
