@@ -52,6 +52,9 @@ pub use stats::Stats;
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
 
+/// The settings that [`Redis::reload`] takes.
+pub const RELOADED: &[&str] = &["redis_url", "redis_ca_file"];
+
 /// How often whoever waits looks whether Redis has answered anybody else. Timers ring a millisecond or two late.
 const TICK: Duration = Duration::from_millis(5);
 
