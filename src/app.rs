@@ -20,8 +20,8 @@ use crate::{
     measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
-        Policy, Sweeper, clients,
-        jobs::{self, Claims, Wire},
+        Policy, Sweeper, Wire, clients,
+        jobs::{self, Claims},
         projects,
     },
     redis::{self, Redis},
@@ -206,8 +206,8 @@ impl App {
         };
         let sweeper = Sweeper {
             jobs: state.jobs.clone(),
-            clients: clients::Store::new(state.database.clone()),
-            projects: projects::Store::new(state.database.clone()),
+            clients: clients::Store::new(state.database.clone(), state.jobs.bells().clone()),
+            projects: projects::Store::new(state.database.clone(), state.jobs.bells().clone()),
             client_timeout_seconds: settings.client_timeout_seconds,
             retention: Some(settings.retention_days).filter(|days| *days > 0.0).map(|days| Duration::from_secs_f64(days * 86_400.0)),
         };

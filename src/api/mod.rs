@@ -19,6 +19,7 @@ pub mod health;
 pub mod jobs;
 pub mod keys;
 mod paging;
+mod problem;
 pub mod projects;
 pub mod reply;
 pub mod routes;
@@ -47,7 +48,7 @@ use routes::Need;
 pub use admission::Gate;
 pub use budget::Budget;
 pub use cors::{Cors, NotCors};
-pub use error::{Error, Invalid, Problem};
+pub use error::Error;
 pub use extract::Scope;
 pub use health::Draining;
 pub use traffic::Traffic;
@@ -100,12 +101,13 @@ pub struct State {
 fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
     let State { database, redis, gate, jobs, claims, draining, tasks, .. } = state.clone();
     let (batch_limit, lease_seconds) = (settings.batch_limit_jobs, settings.lease_seconds);
-    let projects = queue::projects::Store::new(database.clone());
-    let clients = queue::clients::Store::new(database.clone());
+    let bells = jobs.bells().clone();
+    let projects = queue::projects::Store::new(database.clone(), bells.clone());
+    let clients = queue::clients::Store::new(database.clone(), bells.clone());
     (
         health::Api::new(database.clone(), redis, draining),
         projects::Api { projects: projects.clone(), jobs: jobs.clone() },
-        tasks::Api { tasks: queue::tasks::Store::new(database), projects },
+        tasks::Api { tasks: queue::tasks::Store::new(database, bells), projects },
         jobs::Api { jobs: jobs.clone(), tasks, batch_limit },
         attempts::Api { jobs: jobs.clone(), claims, clients: clients.clone(), lease_seconds },
         clients::Api { clients, jobs },

@@ -61,7 +61,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn of(state: api::State, connections: Gauge, collector: Option<Arc<Collector>>) -> Self {
-        let projects = projects::Store::new(state.database.clone());
+        let projects = projects::Store::new(state.database.clone(), state.jobs.bells().clone());
         Self { state, projects, connections, collector, process: Process::default(), seen: Mutex::default(), turn: Mutex::default() }
     }
 

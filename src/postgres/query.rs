@@ -159,6 +159,7 @@ queries! {
         CANDIDATES = "candidates",
         HEADS = "heads",
         HELD = "held",
+        SIZES = "sizes",
         TAKE = "take",
     }
     clients {
@@ -201,11 +202,13 @@ queries! {
     }
     jobs {
         CLAIM = "claim",
+        CLAIM_FROM = "claim_from",
         COUNT_READY = "count_ready",
         CREATE = "create",
         DELETE = "delete",
         DUE = "due",
         EXPLAIN = "explain",
+        FIRST_READY = "first_ready",
         GET = "get",
         INSERT = "insert",
         LIST = "list",

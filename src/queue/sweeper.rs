@@ -1,10 +1,14 @@
 //! What every server does now and then, whatever is asked of it. None leads: what one has locked the others pass over.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{Error, clients, jobs, projects};
+use super::{
+    Error, clients,
+    jobs::{self, Pruned},
+    projects,
+};
 
 /// How long between two sweeps at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,17 +48,29 @@ impl Sweeper {
         tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on());
     }
 
-    /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others.
+    /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others. What cannot be forgotten is passed by, and tried again
+    /// the next time round; the log tells of it once.
     async fn prune_on(&self) {
         let Some(age) = self.retention else { return };
         let mut after = 0;
+        let (mut failing, mut told) = (HashSet::new(), HashSet::new());
         loop {
             let pause = match self.jobs.prune(after, age).await {
-                Ok((deleted, next)) => {
+                Ok(Pruned { deleted, next, failures }) => {
                     if deleted > 0 {
                         tracing::info!(deleted, "finished jobs were forgotten");
                     }
+                    for (project, error) in failures {
+                        let error: &dyn std::error::Error = &error;
+                        if failing.insert(project) && !told.contains(&project) {
+                            tracing::warn!(error, project, "finished jobs could not be forgotten; the next round tries again");
+                        }
+                    }
                     after = next.unwrap_or(0);
+                    if next.is_none() {
+                        // Told again when it has gone well in between.
+                        told = std::mem::take(&mut failing);
+                    }
                     if next.is_some() { STEP } else { ROUND }
                 }
                 Err(error) => {

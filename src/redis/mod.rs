@@ -261,7 +261,7 @@ impl Redis {
 
     fn attempt_over(&self, link: Option<Link>, subject: &str) -> Result<Attempt, Away> {
         let link = link.ok_or(Away)?;
-        let node = link.nodes.with(&self.key(subject, ""));
+        let node = link.nodes.with(|| self.key(subject, ""));
         Ok(Attempt { link, node, redis: self.clone() })
     }
 
@@ -347,7 +347,7 @@ fn authorities(settings: &Settings) -> Result<Authorities, AuthoritiesError> {
 
 /// The name of a subject's key under a prefix ([`Redis::key`]).
 pub fn key(prefix: &str, subject: &str, name: &str) -> String {
-    format!("{prefix}:{{{subject}}}:{name}")
+    [prefix, ":{", subject, "}:", name].concat()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Claiming: each job to exactly one, the most urgent first, only what fits.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Process, Server, TestDatabase};
+use crate::support::{Process, Server, TestDatabase, eventually, id};
 
 #[tokio::test]
 async fn the_most_urgent_job_comes_first_then_the_oldest() {
@@ -175,4 +175,54 @@ async fn each_job_is_given_out_exactly_once() {
     assert_eq!((got.len(), distinct.len()), (JOBS, JOBS), "given out, and different ones among them");
     let queued = api.get(&format!("/jobs?project_id={project}&status=QUEUED&limit=1")).await;
     assert_eq!(queued.header("x-total-count"), JOBS.to_string());
+}
+
+/// While somebody holds an old snapshot nothing that was claimed can be vacuumed, however much it is. Fetching walks past it now and then only, and misses
+/// nothing.
+#[tokio::test]
+async fn fetching_does_not_walk_past_all_that_was_claimed_before() {
+    const CLAIMED: i64 = 150_000;
+    let database = TestDatabase::new().await;
+    let server = Server::start_with(&database, &[("rate_limit_per_minute", "0")]).await;
+    let (project, task) = server.api.project_with_task("p").await;
+    let watcher = database.connect().await;
+    let insert = "insert into jobs (project_id, task_id, name, parameters, status, priority, unmet)
+                  select $1, $2, 'j', '{}', 'PENDING', 0, 0 from generate_series(1, $3)";
+    watcher.execute(insert, &[&project, &task, &(CLAIMED as i32 + 1000)]).await.unwrap();
+    watcher.batch_execute("vacuum analyze jobs").await.unwrap();
+    let first: i64 = watcher.query_one("select min(id) from jobs", &[]).await.unwrap().get(0);
+    let mut snapshot = database.connect().await;
+    let held = snapshot.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await.unwrap();
+    held.query("select count(*) from projects", &[]).await.unwrap();
+    watcher.execute("update jobs set status = 'QUEUED' where id < $1", &[&(first + CLAIMED)]).await.unwrap();
+    let dead = "select pg_stat_get_dead_tuples('jobs'::regclass)";
+    eventually("PostgreSQL knows of them", || async { watcher.query_one(dead, &[]).await.unwrap().get::<_, i64>(0) >= CLAIMED }).await;
+
+    let fetch = async || server.api.get(&format!("/projects/{project}/fetch_job")).await.expect(200)["job"]["id"].as_i64();
+    let mut times = Vec::new();
+    for n in 0..40 {
+        let began = Instant::now();
+        assert_eq!(fetch().await, Some(first + CLAIMED + n), "in their order");
+        times.push(began.elapsed());
+    }
+    let (slow, mut others) = (times[0], times.split_off(1));
+    others.sort_unstable();
+    let usual = others[others.len() / 2];
+    assert!(
+        usual * 2 < slow,
+        "expected the first fetch, which walks past all, to take more than twice as long as most: {slow:?}, {usual:?}"
+    );
+
+    // What becomes ready before the place where looks begin is found, at once if there is nothing else, and otherwise a moment later.
+    let urgent = id(&server
+        .api
+        .post("/jobs", json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}, "priority": 5}))
+        .await
+        .expect(201));
+    eventually("what is more urgent comes first", || async { fetch().await == Some(urgent) }).await;
+    watcher.execute("update jobs set status = 'QUEUED' where status = 'PENDING'", &[]).await.unwrap();
+    server.api.set_status(first, "PENDING").await;
+    assert_eq!((fetch().await, fetch().await), (Some(first), None));
+    held.rollback().await.unwrap();
+    server.stop().await;
 }

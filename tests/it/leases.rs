@@ -1,9 +1,13 @@
 //! Claims with a lease: what a client gets, what it may say of it, and what becomes of jobs whose clients fall silent.
 
+mod changes;
 mod claiming;
+mod contention;
 mod crowd;
 mod ending;
 mod explaining;
+mod forgetting;
+mod heartbeats;
 mod waiting;
 
 use serde_json::{Value, json};
@@ -56,6 +60,13 @@ impl World {
 
     async fn job(&self, name: &str) -> i64 {
         self.job_with(name, json!({})).await
+    }
+
+    /// Adds so many jobs at once.
+    async fn jobs(&self, count: usize) -> Vec<i64> {
+        let jobs: Vec<Value> = (0..count).map(|_| json!({"name": "j", "task_id": self.task, "parameters": {}})).collect();
+        let added = self.api.post(&format!("/projects/{}/jobs/batch", self.project), json!({"jobs": jobs})).await.expect(201);
+        added["job_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
     }
 
     /// What a claim gives.

@@ -7,8 +7,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use whatsnext::queue::{
-    Error, Policy, Retry,
-    jobs::{Bells, Change, NewJob, Resources, Status, Store, Submitted},
+    Bells, Error, Policy, Retry,
+    jobs::{Change, NewJob, Resources, Status, Store, Submitted},
 };
 
 use crate::support::TestDatabase;
@@ -289,8 +289,8 @@ fn the_queue_does_what_the_model_says() {
     let database = runtime.block_on(TestDatabase::new());
     let client = runtime.block_on(database.connect());
     let pool = database.database();
-    let projects = whatsnext::queue::projects::Store::new(pool.clone());
-    let tasks = whatsnext::queue::tasks::Store::new(pool.clone());
+    let projects = whatsnext::queue::projects::Store::new(pool.clone(), Bells::default());
+    let tasks = whatsnext::queue::tasks::Store::new(pool.clone(), Bells::default());
     let jobs = Store::new(pool, Policy::default(), Bells::default());
     let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() });
     let number = std::cell::Cell::new(0);

@@ -1,27 +1,29 @@
 -- Extends the leases of attempts that live; no lease is extended any more once its client is to give up the job. Gives back what is left, for each.
--- Their clients are alive, which is noted now and then.
+-- Their clients are alive, which is noted now and then, and first: clients' rows are locked before attempts'.
 -- One array element an attempt: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's
 with beats as materialized (
     select beat.job_id, beat.number, max(beat.progress) as progress, max(beat.message) as message, max(beat.lease_seconds) as lease_seconds
     from unnest($1::bigint[], $2::integer[], $3::double precision[], $4::text[], $5::integer[])
          as beat (job_id, number, progress, message, lease_seconds)
     group by beat.job_id, beat.number
-), locked as materialized (
-    select a.job_id, a.number
-    from attempts a
-    join beats on beats.job_id = a.job_id and beats.number = a.number
-    where a.ended_at is null
-    order by a.job_id
-    for no key update of a
 ), alive as (
     update clients
     set last_heartbeat = clock_timestamp(), is_active = true
     where id in (
               select a.client_id
-              from locked
-              join attempts a on a.job_id = locked.job_id and a.number = locked.number
+              from beats
+              join attempts a on a.job_id = beats.job_id and a.number = beats.number
+              where a.ended_at is null
           )
       and (last_heartbeat < clock_timestamp() - interval '5 seconds' or not is_active)
+    returning 1
+), locked as materialized (
+    select a.job_id, a.number
+    from attempts a
+    join beats on beats.job_id = a.job_id and beats.number = a.number
+    where a.ended_at is null and (select count(*) from alive) >= 0
+    order by a.job_id
+    for no key update of a
 )
 update attempts
 set lease_seconds = case when attempts.lease_seconds is not null then coalesce(beats.lease_seconds, attempts.lease_seconds) end,

@@ -328,7 +328,6 @@ impl Inner {
                 None => return Ok(Outcome::Gone),
             },
         };
-        self.known.insert(record.id, record.clone());
         self.last_used.note(record.id);
         let principal = match token {
             Some(Deputy { held, digest }) => Principal::of_token(record, held, digest),

@@ -79,7 +79,7 @@ impl Api {
         let wait = Duration::from_secs(claim.wait_seconds.get_u32().into());
         context.deadline().extend(wait);
         let handover = self.claims.claim(*project_id, wish, wait).await?;
-        Ok(Handed::over(connection, Claimed::from(&handover.claim), handover.receipt))
+        Ok(Handed::over(connection, Claimed::from(&handover.claimed), handover.receipt))
     }
 
     /// List a job's attempts

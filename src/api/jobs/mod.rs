@@ -247,8 +247,8 @@ impl Api {
         available_accelerators: Query<Amount>,
     ) -> Result<Handed<Fetched>, Refusal<NotFound>> {
         let resources = Resources { cpu: available_cpu.get_i32(), accelerators: available_accelerators.get_i32() };
-        let handover = Handover::claim(&self.jobs, &self.tasks, *project_id, resources).await?;
-        Ok(Handed::over(connection, Fetched::from(&handover.claim), handover.receipt))
+        let handover = Handover::fetch(&self.jobs, &self.tasks, *project_id, resources).await?;
+        Ok(Handed::over(connection, Fetched::from(&handover.claimed), handover.receipt))
     }
 }
 

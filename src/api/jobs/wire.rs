@@ -228,21 +228,6 @@ fn usual() -> Priority {
     Priority::new(0).expect("in range")
 }
 
-impl From<NewJob> for jobs::NewJob {
-    fn from(job: NewJob) -> Self {
-        Self {
-            name: job.name.into_string(),
-            task_id: job.task_id,
-            parameters: job.parameters.0,
-            status: job.status.0,
-            priority: job.priority.get_i32(),
-            retry: retry(job.max_attempts, job.backoff_seconds),
-            not_before: job.not_before.map(|time| time.0),
-            depends: job.depends.into_ids(),
-        }
-    }
-}
-
 impl From<BatchJob> for jobs::NewJob {
     fn from(job: BatchJob) -> Self {
         Self {
@@ -258,18 +243,19 @@ impl From<BatchJob> for jobs::NewJob {
     }
 }
 
+impl From<NewJob> for jobs::NewJob {
+    fn from(job: NewJob) -> Self {
+        let NewJob { name, task_id, parameters, status, priority, max_attempts, backoff_seconds, not_before, depends, .. } = job;
+        let job = BatchJob { name, task_id, parameters, priority, max_attempts, backoff_seconds, not_before, depends };
+        Self { status: status.0, ..job.into() }
+    }
+}
+
 impl From<JobUpdate> for jobs::NewJob {
-    fn from(job: JobUpdate) -> Self {
-        Self {
-            name: job.name.into_string(),
-            task_id: job.task_id,
-            parameters: job.parameters.0,
-            status: job.status.0,
-            priority: job.priority.get_i32(),
-            retry: Retry::default(),
-            not_before: None,
-            depends: job.depends.into_ids(),
-        }
+    fn from(JobUpdate { name, task_id, parameters, status, priority, depends, .. }: JobUpdate) -> Self {
+        let (max_attempts, backoff_seconds, not_before) = (None, None, None);
+        let job = BatchJob { name, task_id, parameters, priority, max_attempts, backoff_seconds, not_before, depends };
+        Self { status: status.0, ..job.into() }
     }
 }
 
@@ -318,13 +304,13 @@ impl From<&jobs::Claimed> for FetchedJob {
     }
 }
 
-impl From<&jobs::Claim> for Fetched {
-    fn from(claim: &jobs::Claim) -> Self {
+impl From<&jobs::Fetched> for Fetched {
+    fn from(fetched: &jobs::Fetched) -> Self {
         Self {
-            job: claim.claimed.as_ref().map(FetchedJob::from),
-            num_pending: claim.num_pending,
-            num_waiting: claim.num_waiting,
-            count_capped: claim.count_capped.then_some(true),
+            job: fetched.claimed.as_ref().map(FetchedJob::from),
+            num_pending: fetched.num_pending,
+            num_waiting: fetched.num_waiting,
+            count_capped: fetched.count_capped.then_some(true),
         }
     }
 }

@@ -6,19 +6,20 @@ use crate::{
         Database, Query, Row,
         query::{Params, clients as sql},
     },
-    queue::{Error, Listing, Owner, Page, Result, Thing},
+    queue::{Bells, Error, Listing, Owner, Page, Result, Thing},
 };
 
 /// The clients.
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    bells: Bells,
 }
 
 impl Store {
-    /// The clients of this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    /// The clients of this database. Bells are rung when there may be something to claim.
+    pub fn new(database: Database, bells: Bells) -> Self {
+        Self { database, bells }
     }
 
     /// Registers a client, or refreshes the one with this id; active either way. A new one is the owner's.
@@ -32,7 +33,7 @@ impl Store {
         let (user, key) = (owner.and_then(|owner| owner.user), owner.map(|owner| &owner.key));
         let params: Params<'_> = &[&id, name, entity, description, available_cpu, available_accelerators, &user, &key];
         let row = sql::UPSERT.maybe(&connection, params).await?;
-        row.map(|row| client(&row)).ok_or_else(|| Error::OthersClient(id.to_owned()))
+        row.map(|row| self.changed(&row)).ok_or_else(|| Error::OthersClient(id.to_owned()))
     }
 
     /// Whether somebody may speak for a client. Of one that does not exist nothing is said.
@@ -75,7 +76,15 @@ impl Store {
     pub async fn update(&self, id: &str, change: &Change) -> Result<Client> {
         let connection = self.database.client().await?;
         let row = sql::UPDATE.maybe(&connection, &[&id, &change.available_cpu, &change.available_accelerators, &change.is_active]).await?;
-        row.map(|row| client(&row)).ok_or_else(|| not_found(id))
+        row.map(|row| self.changed(&row)).ok_or_else(|| not_found(id))
+    }
+
+    /// A client as it is now; it may be waiting for jobs that fit it only now.
+    fn changed(&self, row: &Row) -> Client {
+        if row.get("has_grown") {
+            self.bells.ring_for_clients();
+        }
+        client(row)
     }
 
     /// Notes that a client is alive; it is active again if it was not.

@@ -1,4 +1,4 @@
-//! Taking the next job.
+//! Taking the next job, as `fetch_job` does: without a client and without waiting.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ pub struct Resources {
     pub accelerators: i32,
 }
 
-/// What a claim found.
+/// What there was to fetch.
 #[derive(Debug)]
-pub struct Claim {
+pub struct Fetched {
     /// The job, now QUEUED.
     pub claimed: Option<Claimed>,
     /// How many jobs this claim could have been given, the claimed one included: 0 exactly if there is none.
@@ -54,40 +54,55 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotFound`] for the project. An archived project has nothing to give.
-    pub async fn claim(&self, project_id: i64, resources: Resources) -> Result<Claim> {
+    pub async fn claim(&self, project_id: i64, resources: Resources) -> Result<Fetched> {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_millis(1);
         loop {
-            let claim = self.try_claim(project_id, resources).await?;
-            if claim.claimed.is_some() {
-                return Ok(claim);
+            let fetched = self.try_claim(project_id, resources).await?;
+            if fetched.claimed.is_some() {
+                return Ok(fetched);
             }
-            if claim.num_pending == 0 || Instant::now() + pause > deadline {
+            if fetched.num_pending == 0 || Instant::now() + pause > deadline {
                 self.check_project(project_id).await?;
-                return Ok(Claim { num_pending: 0, count_capped: claim.num_waiting == COUNT_CAP, ..claim });
+                return Ok(Fetched { num_pending: 0, count_capped: fetched.num_waiting == COUNT_CAP, ..fetched });
             }
             sleep(pause).await;
             pause *= 2;
         }
     }
 
-    async fn try_claim(&self, project_id: i64, resources: Resources) -> Result<Claim> {
+    async fn try_claim(&self, project_id: i64, resources: Resources) -> Result<Fetched> {
         let is_plenty = self.plenty.is_known((project_id, resources));
         let cap = if is_plenty { 1 } else { COUNT_CAP };
         let client = self.database.client().await?;
-        let params: Params<'_> =
-            &[&project_id, &resources.cpu, &resources.accelerators, &cap, &COUNT_CAP, &self.policy.fetch_lease_seconds];
-        let row = sql::CLAIM.one(&client, params).await?;
+        let (row, claimed) = loop {
+            let from = self.beginnings.of(&client, project_id).await?;
+            let Resources { cpu, accelerators } = resources;
+            let lease_seconds = &self.policy.fetch_lease_seconds;
+            let began = Instant::now();
+            let row = if from.0.is_empty() {
+                sql::CLAIM.one(&client, &[&project_id, &cpu, &accelerators, &cap, &COUNT_CAP, lease_seconds]).await?
+            } else {
+                let (tasks, ranks, ids) = &from;
+                let params: Params<'_> = &[&project_id, &cpu, &accelerators, &cap, &COUNT_CAP, lease_seconds, tasks, ranks, ids];
+                sql::CLAIM_FROM.one(&client, params).await?
+            };
+            let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed { job: store::job(&row), task_name: row.get("task_name") });
+            self.beginnings.note(&client, project_id, &from, began.elapsed(), claimed.as_ref().map(|claimed| &claimed.job)).await;
+            if claimed.is_some() || from.0.is_empty() {
+                break (row, claimed);
+            }
+            self.beginnings.forget(project_id);
+        };
         drop(client);
         let (counted, num_waiting): (i64, i64) = (row.get("num_pending"), row.get("num_waiting"));
-        let claimed = row.get::<_, Option<i64>>("id").map(|_| Claimed { job: store::job(&row), task_name: row.get("task_name") });
         self.tally.fetched.add(u64::from(claimed.is_some()));
         let num_pending = if is_plenty && claimed.is_some() { COUNT_CAP } else { counted };
         if num_pending == COUNT_CAP {
             self.plenty.look(&self.database, (project_id, resources));
         }
         let count_capped = num_pending == COUNT_CAP || num_waiting == COUNT_CAP;
-        Ok(Claim { claimed, num_pending, num_waiting, count_capped })
+        Ok(Fetched { claimed, num_pending, num_waiting, count_capped })
     }
 
     async fn check_project(&self, project_id: i64) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::{runtime::Handle, time::sleep};
 use tokio_util::task::TaskTracker;
 
-use super::{Claim, Resources, Store};
+use super::{Fetched, Resources, Store};
 use crate::queue::{Error, Result};
 
 /// How long putting back is tried while the database is away.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Something claimed on its way to the client.
 pub struct Handover<T> {
     /// What was claimed.
-    pub claim: T,
+    pub claimed: T,
     /// What has to be signed.
     pub receipt: Receipt,
 }
@@ -28,29 +28,29 @@ pub struct Receipt(Option<Pending>);
 /// What to do if it does not arrive.
 struct Pending {
     /// Jobs and their attempts.
-    claimed: Vec<(i64, i32)>,
+    attempts: Vec<(i64, i32)>,
     jobs: Store,
     tasks: TaskTracker,
     runtime: Handle,
 }
 
-impl Handover<Claim> {
+impl Handover<Fetched> {
     /// Claims as [`Store::claim`] does, in a task of its own. `tasks` is what a server waits for before it exits.
     ///
     /// # Errors
     ///
     /// As [`Store::claim`].
-    pub async fn claim(jobs: &Store, tasks: &TaskTracker, project_id: i64, resources: Resources) -> Result<Self> {
-        let (jobs, tasks_of_claim) = (jobs.clone(), tasks.clone());
+    pub async fn fetch(jobs: &Store, tasks: &TaskTracker, project_id: i64, resources: Resources) -> Result<Self> {
+        let (jobs, tasks_of_fetch) = (jobs.clone(), tasks.clone());
         let (sender, receiver) = tokio::sync::oneshot::channel();
         tasks.spawn(async move {
-            let claim = jobs.claim(project_id, resources).await;
-            let over = |claim: Claim| {
-                let claimed = claim.claimed.iter().map(|claimed| (claimed.job.id, claimed.job.attempt)).collect();
-                Self::new(claim, claimed, jobs, tasks_of_claim)
+            let fetched = jobs.claim(project_id, resources).await;
+            let over = |fetched: Fetched| {
+                let attempts = fetched.claimed.iter().map(|claimed| (claimed.job.id, claimed.job.attempt)).collect();
+                Self::new(fetched, attempts, jobs, tasks_of_fetch)
             };
             // If the client is gone already, the handover comes back here and is dropped.
-            drop(sender.send(claim.map(over)));
+            drop(sender.send(fetched.map(over)));
         });
         receiver.await.expect("the task sends before it ends")
     }
@@ -58,9 +58,9 @@ impl Handover<Claim> {
 
 impl<T> Handover<T> {
     /// Hands over what was claimed: these jobs and attempts.
-    pub(super) fn new(claim: T, claimed: Vec<(i64, i32)>, jobs: Store, tasks: TaskTracker) -> Self {
-        let pending = (!claimed.is_empty()).then(|| Pending { claimed, jobs, tasks, runtime: Handle::current() });
-        Self { claim, receipt: Receipt(pending) }
+    pub(super) fn new(claimed: T, attempts: Vec<(i64, i32)>, jobs: Store, tasks: TaskTracker) -> Self {
+        let pending = (!attempts.is_empty()).then(|| Pending { attempts, jobs, tasks, runtime: Handle::current() });
+        Self { claimed, receipt: Receipt(pending) }
     }
 }
 
@@ -82,7 +82,7 @@ impl Drop for Receipt {
 
 impl Pending {
     async fn put_back(self) {
-        for (id, attempt) in &self.claimed {
+        for (id, attempt) in &self.attempts {
             put_back(&self.jobs, *id, *attempt).await;
         }
     }

@@ -6,7 +6,7 @@
 //! | `store` | reading jobs |
 //! | `submit`, `update`, `delete` | adding (`once`, if that is asked for), replacing and deleting jobs |
 //! | [`graph`] | what that does to the jobs below them |
-//! | `claim` | fetching the next job; `plenty` spares it from counting what is many |
+//! | `claim` | fetching the next job; `plenty` spares it from counting what is many, `begin` from walking past what is dead |
 //! | [`claims`] | claims of registered clients, with leases, served together; waiting for jobs |
 //! | `handover` | putting back a claimed job that nobody received |
 //! | [`attempts`] | who has a job, until when, and what came of it |
@@ -16,6 +16,7 @@
 //! | `tally` | all of it in numbers |
 
 pub mod attempts;
+mod begin;
 mod claim;
 pub mod claims;
 mod delete;
@@ -35,12 +36,13 @@ mod transition;
 mod update;
 
 pub use attempts::{Attempt, AttemptStatus, Beat, Left, Outcome, Reason, Report};
-pub use claim::{Claim, Claimed, Resources};
-pub use claims::{Bells, Claims, Granted, Wire, Wish};
+pub use claim::{Claimed, Fetched, Resources};
+pub use claims::{Claims, Granted, Wish};
 pub use explain::{Explanation, Wait};
 pub use handover::{Handover, Receipt};
 pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, UnknownStatus};
 pub use once::{Answer, Once, Submitted};
+pub use prune::Pruned;
 pub use store::Store;
 pub use sweep::Swept;
 pub use tally::Stats;

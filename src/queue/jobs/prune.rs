@@ -14,10 +14,25 @@ use crate::{
 /// How many jobs are looked at in one step.
 const LOOK_AT: i64 = 2000;
 
+/// What one step of forgetting did.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// How many jobs were deleted.
+    pub deleted: i64,
+    /// The id after which to go on; nothing if that was the last job.
+    pub next: Option<i64>,
+    /// The projects of which jobs could not be deleted, and why not.
+    pub failures: Vec<(i64, Error)>,
+}
+
 impl Store {
-    /// Looks at the next jobs after this id, and deletes those that were finished longer ago than `age` and that nothing needs any more. Returns how many
-    /// that were, and the id after which to go on; nothing if that was the last job.
-    pub async fn prune(&self, after: i64, age: Duration) -> Result<(i64, Option<i64>)> {
+    /// Looks at the next jobs after this id, and deletes those that were finished longer ago than `age` and that nothing needs any more. A project in
+    /// which that fails keeps no other.
+    ///
+    /// # Errors
+    ///
+    /// Those of the look.
+    pub async fn prune(&self, after: i64, age: Duration) -> Result<Pruned> {
         let client = self.database.client().await?;
         let row = sql::OLD.one(&client, &[&after, &LOOK_AT, &age.as_secs_f64()]).await?;
         drop(client);
@@ -26,11 +41,14 @@ impl Store {
         for (id, project_id) in ids.into_iter().zip(projects) {
             by_project.entry(project_id).or_default().push(id);
         }
-        let mut deleted = 0;
+        let mut pruned = Pruned { next: row.get("last"), ..Pruned::default() };
         for (project_id, ids) in by_project {
-            deleted += self.database.transaction(&Prune { project_id, ids, age }).await?;
+            match self.database.transaction(&Prune { project_id, ids, age }).await {
+                Ok(deleted) => pruned.deleted += deleted,
+                Err(error) => pruned.failures.push((project_id, error)),
+            }
         }
-        Ok((deleted, row.get("last")))
+        Ok(pruned)
     }
 }
 

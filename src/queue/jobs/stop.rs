@@ -3,7 +3,7 @@
 use super::{
     Job, Status, Store,
     graph::Locked,
-    transition::{Answer, Ask, Due, Move},
+    transition::{Ask, Decision, Due, Move},
 };
 use crate::{
     postgres::{
@@ -31,7 +31,7 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NotNow`] if the job did not stop.
     pub async fn retry(&self, id: i64) -> Result<Job> {
-        if self.transition(id, &Retry).await? {
+        if self.transition(id, &RunAgain).await? {
             self.tally.asked_again.one();
         }
         self.get(id).await
@@ -54,16 +54,16 @@ struct Cancel;
 impl Ask for Cancel {
     type Output = ();
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<()>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<()>> {
         match job.status {
-            Status::Cancelled => Ok(Answer::Already(())),
+            Status::Cancelled => Ok(Decision::Already(())),
             Status::Completed | Status::Failed => {
                 Err(Error::NotNow { job: job.id, status: job.status.as_str(), hint: "there is nothing left to cancel" })
             }
             Status::Queued | Status::Running if attempts::REQUEST_CANCEL.execute(transaction, &[&job.id, &job.attempt]).await? > 0 => {
-                Ok(Answer::Already(()))
+                Ok(Decision::Already(()))
             }
-            Status::Queued | Status::Running | Status::Pending | Status::Blocked => Ok(Answer::Move(Move::to(Status::Cancelled, job))),
+            Status::Queued | Status::Running | Status::Pending | Status::Blocked => Ok(Decision::Move(Move::to(Status::Cancelled, job))),
         }
     }
 
@@ -73,17 +73,17 @@ impl Ask for Cancel {
     }
 }
 
-struct Retry;
+struct RunAgain;
 
-impl Ask for Retry {
+impl Ask for RunAgain {
     /// Whether anything was done.
     type Output = bool;
 
-    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
+    async fn decide(&self, _: &Transaction<'_>, job: &Locked) -> Result<Decision<bool>> {
         match job.status {
-            Status::Pending | Status::Blocked if job.due => Ok(Answer::Already(false)),
-            Status::Pending | Status::Blocked => Ok(Answer::Move(Move { due: Due::Now, ..Move::to(job.status, job) })),
-            Status::Failed | Status::Cancelled => Ok(Answer::Move(Move { status: Status::Pending, failed_attempts: 0, due: Due::Now })),
+            Status::Pending | Status::Blocked if job.due => Ok(Decision::Already(false)),
+            Status::Pending | Status::Blocked => Ok(Decision::Move(Move { due: Due::Now, ..Move::to(job.status, job) })),
+            Status::Failed | Status::Cancelled => Ok(Decision::Move(Move { status: Status::Pending, failed_attempts: 0, due: Due::Now })),
             Status::Queued | Status::Running | Status::Completed => {
                 Err(Error::NotNow { job: job.id, status: job.status.as_str(), hint: "only a job that failed or was cancelled runs again" })
             }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Dependencies, Filter, Job, Parent, Status,
-    claims::Bells,
+    begin::Beginnings,
     plenty::Plenty,
     tally::{self, Tally},
 };
@@ -17,7 +17,7 @@ use crate::{
         query::jobs as sql,
         types::{Json, ToSql},
     },
-    queue::{Error, Listing, Page, Policy, Result, Retry, Thing, no_number},
+    queue::{Bells, Error, Listing, Page, Policy, Result, Retry, Thing, no_number},
 };
 
 /// The jobs.
@@ -26,6 +26,7 @@ pub struct Store {
     pub(super) database: Database,
     pub(super) policy: Policy,
     pub(super) plenty: Plenty,
+    pub(super) beginnings: Beginnings,
     pub(super) bells: Bells,
     /// Of jobs by id, which never changes.
     pub(super) projects: Arc<Cache<i64, i64>>,
@@ -40,7 +41,12 @@ impl Store {
     /// The bells are rung when there may be something to claim.
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
         let projects = Arc::new(Cache::new(REMEMBERED));
-        Self { database, policy, plenty: Plenty::default(), bells, projects, tally: Arc::default() }
+        Self { database, policy, plenty: Plenty::default(), beginnings: Beginnings::default(), bells, projects, tally: Arc::default() }
+    }
+
+    /// What is rung when there may be something to claim.
+    pub fn bells(&self) -> &Bells {
+        &self.bells
     }
 
     /// What became of jobs on this server since its start.

@@ -38,7 +38,7 @@ impl Move {
 }
 
 /// What an [`Ask`] says to a job as it is.
-pub(super) enum Answer<T> {
+pub(super) enum Decision<T> {
     /// Nothing is to be done.
     Already(T),
     /// It is to become this.
@@ -51,7 +51,7 @@ pub(super) trait Ask: Sync {
     type Output: Send;
 
     /// Decides, with the job's row locked.
-    fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> impl Future<Output = Result<Answer<Self::Output>>> + Send;
+    fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> impl Future<Output = Result<Decision<Self::Output>>> + Send;
 
     /// Does what is to be done besides, once it is known what the job becomes: an asked PENDING may be BLOCKED.
     fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> impl Future<Output = Result<Self::Output>> + Send;
@@ -92,8 +92,8 @@ impl<A: Ask> Work for Transition<'_, A> {
         let Self { id, ask, graph, .. } = *self;
         let job = lock(transaction, id, graph).await?;
         let asked = match ask.decide(transaction, &job).await? {
-            Answer::Already(output) => return Ok(Step::Done(output)),
-            Answer::Move(asked) => asked,
+            Decision::Already(output) => return Ok(Step::Done(output)),
+            Decision::Move(asked) => asked,
         };
         let status = match target(transaction, &job, asked.status, graph).await? {
             Step::Done(status) => status,

@@ -9,7 +9,7 @@ use crate::{
         query::{Params, graph, projects as sql, tasks},
         types::Json,
     },
-    queue::{Error, Listing, Page, Result, Thing, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Thing, no_number},
 };
 
 /// From how many rows of counts of one status on they are made fewer.
@@ -22,12 +22,13 @@ const COMPACTED: i64 = 10_000;
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    bells: Bells,
 }
 
 impl Store {
-    /// The projects of this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    /// The projects of this database. Bells are rung when there may be something to claim.
+    pub fn new(database: Database, bells: Bells) -> Self {
+        Self { database, bells }
     }
 
     /// Creates a project.
@@ -78,7 +79,10 @@ impl Store {
     pub async fn update(&self, id: i64, content: &Content) -> Result<Project> {
         let client = self.database.client_for(id).await?;
         let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
-        row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))
+        let project = row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))?;
+        // It may have been archived before.
+        self.bells.ring(id);
+        Ok(project)
     }
 
     /// How a project stands, in a time that does not depend on how many jobs it has.

@@ -6,19 +6,20 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, graph, tasks as sql},
     },
-    queue::{Error, Listing, Page, Result, Retry, Thing, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Retry, Thing, no_number},
 };
 
 /// The tasks.
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    bells: Bells,
 }
 
 impl Store {
-    /// The tasks of this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    /// The tasks of this database. Bells are rung when there may be something to claim.
+    pub fn new(database: Database, bells: Bells) -> Self {
+        Self { database, bells }
     }
 
     /// Creates a task.
@@ -89,7 +90,10 @@ impl Store {
             let name = change.name.clone().unwrap_or_default();
             Error::on_constraint(error, "tasks_name_key", Error::NameTaken(Thing::TaskNamed(name)))
         };
-        row.map_err(taken)?.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))
+        let task = row.map_err(taken)?.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))?;
+        // Its jobs may fit somebody now.
+        self.bells.ring(owner);
+        Ok(task)
     }
 
     /// Deletes a task with its jobs.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use whatsnext::queue::{
-    Error, Owner,
+    Bells, Error, Owner,
     clients::{self, Content},
 };
 
@@ -195,7 +195,7 @@ async fn the_most_urgent_jobs_of_many_tasks_come_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_who_register_the_same_new_client_one_has_it() {
     let database = TestDatabase::new().await;
-    let clients = clients::Store::new(database.database());
+    let clients = clients::Store::new(database.database(), Bells::default());
     let (one, other) = ("one".to_owned(), "other".to_owned());
     let owner = |key: &String, user| Owner { user, key: key.clone() };
     let content = |name: &str| Content {

@@ -80,6 +80,30 @@ async fn what_fails_is_tried_again_until_its_attempts_are_used_up() {
     world.end().await;
 }
 
+/// Being preempted does not count, so a job may have any number of attempts. Only the last thousand are kept.
+#[tokio::test]
+async fn of_a_job_that_is_preempted_for_ever_the_oldest_attempts_are_forgotten() {
+    let world = World::new().await;
+    let (job, other) = (world.job("j").await, world.job_with("other", json!({"priority": -1})).await);
+    let database = world.database.connect().await;
+    let attempts = "insert into attempts (job_id, number, status, cpu, accelerators, ended_at)
+                    select id, number, 'RELEASED', 1, 0, now() from jobs cross join generate_series(1, 1500) as number";
+    database.execute(attempts, &[]).await.unwrap();
+    database.execute("update jobs set attempt = 1500", &[]).await.unwrap();
+    let kept = async |job: i64| {
+        let kept = "select count(*), min(number), max(number) from attempts where job_id = $1";
+        let row = database.query_one(kept, &[&job]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i32>(1), row.get::<_, i32>(2))
+    };
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job]);
+    assert_eq!(kept(job).await, (1501, 1, 1501));
+    world.say(job, 1501, "release", json!({"reason": "preempted"})).await.expect(200);
+    assert_eq!((kept(job).await, kept(other).await), ((1000, 502, 1501), (1500, 1, 1500)));
+    world.say(job, 502, "complete", json!({})).await.problem(409);
+    world.say(job, 501, "complete", json!({})).await.problem(404);
+    world.end().await;
+}
+
 #[tokio::test]
 async fn retrying_a_project_unblocks_exactly_what_can_run() {
     let world = World::new().await;

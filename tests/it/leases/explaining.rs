@@ -1,4 +1,4 @@
-//! What is told of a job, and for how long.
+//! What is told of a job.
 
 use serde_json::{Value, json};
 
@@ -39,32 +39,6 @@ async fn a_job_says_what_it_waits_for() {
     world.api.put(&format!("/projects/{}", world.project), archived).await.expect(200);
     assert_eq!(kinds(&explain(ready).await), ["project"]);
     world.api.get("/jobs/99999/explain").await.problem(404);
-    world.end().await;
-}
-
-#[tokio::test]
-async fn finished_jobs_are_forgotten_after_their_time_if_nothing_needs_them() {
-    // A tenth of a second.
-    let world = World::with(&[("retention_days", "0.0000011574")]).await;
-    let there = async |job: i64| world.api.get(&format!("/jobs/{job}")).await.status == 200;
-    let (done, needed, failed) = (world.job("done").await, world.job("needed").await, world.job("failed").await);
-    let waits = world.job_with("waits", json!({"depends": {needed.to_string(): ""}})).await;
-    let blocked = world.job_with("blocked", json!({"depends": {failed.to_string(): ""}})).await;
-    for (job, status) in [(done, "COMPLETED"), (needed, "COMPLETED"), (failed, "FAILED")] {
-        world.api.set_status(job, status).await;
-    }
-    eventually("what nothing depends on is forgotten", || async { !there(done).await }).await;
-    assert!(there(needed).await && there(failed).await && there(waits).await && there(blocked).await);
-    world.api.set_status(waits, "COMPLETED").await;
-    world.api.set_status(blocked, "CANCELLED").await;
-    eventually("the rest is forgotten when nothing needs it", || async {
-        let mut left = 0;
-        for job in [needed, failed, waits, blocked] {
-            left += usize::from(there(job).await);
-        }
-        left == 0
-    })
-    .await;
     world.end().await;
 }
 

@@ -4,8 +4,9 @@
 //! names its attempt, and what it says of one that is over changes nothing ([`Error::Stale`]): so a client that was thought dead and comes back cannot do
 //! harm, and neither can an answer that got lost, since a report that comes twice is answered twice.
 //!
-//! The job's row is locked before the attempt's. A heartbeat takes only the attempt's: who ends an attempt writes its row too.
+//! The job's row is locked before the attempt's. A heartbeat takes no job's: who ends an attempt writes its row too.
 
+mod lapse;
 mod report;
 
 use chrono::{DateTime, Utc};
@@ -20,6 +21,9 @@ use crate::{
     },
     queue::{Error, Listing, Page, Result, Thing},
 };
+
+/// How many attempts of a job are kept at least: as many as may fail in a row. One that is preempted again and again has no others; the oldest are forgotten.
+const KEPT: i32 = 1000;
 
 /// One claim of a job.
 #[derive(Debug, Clone)]

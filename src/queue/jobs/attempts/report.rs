@@ -1,8 +1,8 @@
-//! What ends an attempt, and what becomes of its job.
+//! What a client reports of its attempt, and what becomes of the job.
 
 use serde_json::value::RawValue;
 
-use super::{Attempt, AttemptStatus, Outcome, Reason, Report, attempt, stale};
+use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale};
 use crate::{
     postgres::{
         Transaction, Work,
@@ -14,7 +14,7 @@ use crate::{
         jobs::{
             Status, Store,
             graph::Locked,
-            transition::{Answer, Ask, Due, Move},
+            transition::{Ask, Decision, Due, Move},
         },
     },
 };
@@ -90,26 +90,6 @@ impl Store {
         let attempt = self.attempt(job_id, number).await?;
         if is_right(&attempt) { Ok(attempt) } else { Err(stale(&attempt, job.attempt, job.status)) }
     }
-
-    /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
-    /// since. Returns whether it did.
-    pub async fn put_back(&self, id: i64, number: i32) -> Result<bool> {
-        let done = none_is_false(self.transition(id, &PutBack { number }).await);
-        done.inspect(|done| self.tally.put_back.add(u64::from(*done)))
-    }
-
-    /// Ends an attempt whose lease has ended. Does nothing if it was extended, or is over. Returns whether it did.
-    pub(in crate::queue::jobs) async fn expire(&self, id: i64, number: i32) -> Result<bool> {
-        none_is_false(self.transition(id, &Expire { number, store: self }).await)
-    }
-}
-
-/// A job that was deleted meanwhile has no need of what was to be done.
-fn none_is_false(done: Result<bool>) -> Result<bool> {
-    match done {
-        Err(Error::NotFound(_)) => Ok(false),
-        done => done,
-    }
 }
 
 struct Complete {
@@ -149,11 +129,11 @@ impl Ask for End<'_> {
     /// The attempt, and whether it ended now.
     type Output = (Attempt, bool);
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<(Attempt, bool)>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<(Attempt, bool)>> {
         let (attempt, _) = lock(transaction, job.id, self.number).await?;
         if !attempt.status.is_live() {
             let is_repeated = attempt.reported && attempt.status == self.outcome.status();
-            return if is_repeated { Ok(Answer::Already((attempt, false))) } else { Err(stale(&attempt, job.attempt, job.status)) };
+            return if is_repeated { Ok(Decision::Already((attempt, false))) } else { Err(stale(&attempt, job.attempt, job.status)) };
         }
         let to = match self.outcome {
             Outcome::Completed(_) => Move::to(Status::Completed, job),
@@ -163,7 +143,7 @@ impl Ask for End<'_> {
             Outcome::Failed { retryable: false, .. } => failed(job, None),
             Outcome::Failed { .. } | Outcome::Released(Reason::Unable) => failed(job, self.store.next(job)),
         };
-        Ok(Answer::Move(to))
+        Ok(Decision::Move(to))
     }
 
     async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<(Attempt, bool)> {
@@ -175,67 +155,20 @@ impl Ask for End<'_> {
             Outcome::Released(why) => reason = Some(why.as_str()),
         }
         let (ended, became) = (outcome.status().as_str(), status.as_str());
-        let params: Params<'_> = &[&job.id, &self.number, &ended, &became, log_tail, &error, &exit_code, &reason, &true];
+        let params: Params<'_> = &[&job.id, &self.number, &ended, &became, log_tail, &error, &exit_code, &reason, &true, &KEPT];
         Ok((attempt(&sql::END.one(transaction, params).await?), true))
     }
 }
 
-struct PutBack {
-    number: i32,
-}
-
-impl Ask for PutBack {
-    type Output = bool;
-
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
-        if job.status != Status::Queued || job.attempt != self.number {
-            return Ok(Answer::Already(false));
-        }
-        let (attempt, _) = lock(transaction, job.id, self.number).await?;
-        if attempt.cancel_requested {
-            return Ok(Answer::Move(Move::to(Status::Cancelled, job)));
-        }
-        Ok(Answer::Move(Move { due: Due::Now, ..Move::to(Status::Pending, job) }))
-    }
-
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
-        end(transaction, job, self.number, AttemptStatus::Released, status, "not delivered").await
-    }
-}
-
-struct Expire<'a> {
-    number: i32,
-    store: &'a Store,
-}
-
-impl Ask for Expire<'_> {
-    type Output = bool;
-
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Answer<bool>> {
-        let (attempt, has_expired) = lock(transaction, job.id, self.number).await?;
-        if !attempt.status.is_live() || !has_expired || job.attempt != self.number || !job.status.is_live() {
-            return Ok(Answer::Already(false));
-        }
-        let to = match attempt.cancel_requested {
-            true => Move::to(Status::Cancelled, job),
-            false => failed(job, self.store.next(job)),
-        };
-        Ok(Answer::Move(to))
-    }
-
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
-        end(transaction, job, self.number, AttemptStatus::Expired, status, "lease expired").await
-    }
-}
-
 impl Store {
-    fn next(&self, job: &Locked) -> Option<f64> {
+    /// In how many seconds a job that has failed once more is tried again, if it is.
+    pub(super) fn next(&self, job: &Locked) -> Option<f64> {
         self.policy.next(job.retry, job.failed_attempts)
     }
 }
 
 /// What becomes of a job after a failure: it waits, or has failed.
-fn failed(job: &Locked, next: Option<f64>) -> Move {
+pub(super) fn failed(job: &Locked, next: Option<f64>) -> Move {
     let failed_attempts = job.failed_attempts + 1;
     match next {
         Some(seconds) => Move { status: Status::Pending, failed_attempts, due: Due::In(seconds) },
@@ -243,17 +176,9 @@ fn failed(job: &Locked, next: Option<f64>) -> Move {
     }
 }
 
-async fn lock(transaction: &Transaction<'_>, job_id: i64, number: i32) -> Result<(Attempt, bool)> {
+/// An attempt, whose row is locked now, and whether its lease has ended.
+pub(super) async fn lock(transaction: &Transaction<'_>, job_id: i64, number: i32) -> Result<(Attempt, bool)> {
     let row = sql::LOCK.maybe(transaction, &[&job_id, &number]).await?;
     let row = row.ok_or(Error::NotFound(Thing::Attempt { job: job_id, number }))?;
     Ok((attempt(&row), row.get("expired")))
-}
-
-/// Ends an attempt of which nobody reports.
-async fn end(transaction: &Transaction<'_>, job: &Locked, number: i32, ended: AttemptStatus, became: Status, reason: &str) -> Result<bool> {
-    let none: Option<&str> = None;
-    let (ended, became) = (ended.as_str(), became.as_str());
-    let params: Params<'_> = &[&job.id, &number, &ended, &became, &none, &none, &None::<i32>, &reason, &false];
-    sql::END.maybe(transaction, params).await?;
-    Ok(true)
 }

@@ -62,7 +62,7 @@ pub(super) fn assign<'a>(
 }
 
 /// Undoes what [`assign`] took for a job that somebody else got.
-pub(super) fn give_back<'a>(job: &Candidate, taker: &mut Taker<'a>, free: &mut HashMap<&'a str, Resources>) {
+pub(super) fn unassign<'a>(job: &Candidate, taker: &mut Taker<'a>, free: &mut HashMap<&'a str, Resources>) {
     taker.wants += 1;
     for resources in [&mut taker.limit, free.entry(taker.client).or_default()] {
         resources.cpu = resources.cpu.saturating_add(job.needs.cpu);
@@ -130,7 +130,7 @@ mod tests {
             }
             // What somebody else got is given back whole.
             for (job, taker) in &assigned {
-                give_back(&candidates[*job], &mut left[*taker], &mut free);
+                unassign(&candidates[*job], &mut left[*taker], &mut free);
             }
             prop_assert_eq!(free, whole);
         }

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{assign::Candidate, round::Round};
+use super::{assign::Candidate, marks::Places, round::Round};
 use crate::{
     postgres::{
         Row, Transaction,
@@ -17,9 +17,6 @@ use crate::{
     },
     queue::{Result, jobs::Resources},
 };
-
-/// For some tasks: their ids, and the rank and the id from where on each is looked at.
-type Places = (Vec<i64>, Vec<i32>, Vec<i64>);
 
 /// What was found so far.
 #[derive(Debug)]
@@ -81,7 +78,7 @@ impl Round<'_> {
                 self.marks().forget();
                 continue;
             }
-            self.marks().note(began, began.elapsed(), was_whole, &found);
+            self.marks().note(began, began.elapsed(), was_whole, found.iter().map(|job| (job.task_id, job.rank, job.id)));
             return Ok(found);
         }
     }

@@ -1,12 +1,11 @@
 //! Claims by clients that are registered: with a lease, no more than the client has, and waiting for what is not there yet.
 //!
 //! Claims of one project that arrive at a server while it serves others are served together, in one transaction (`round`), first come first served
-//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`] rings because there
+//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project wakes when one of the [`Bells`](crate::queue::Bells) rings because there
 //! may be something new, or looks by itself now and then; then those that are parked come before those that have just arrived. Between a job and its bell
 //! lies a moment in which one that just arrives may take it.
 
 mod assign;
-mod bell;
 mod look;
 mod marks;
 mod round;
@@ -27,15 +26,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use bell::{Bells, Wire};
-
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
     postgres::{Row, query::claims as sql},
     queue::{Error, Result},
 };
-use marks::Marks;
+pub(super) use marks::{Marks, Places};
 use round::{Found, Round};
 
 /// How many claims one transaction serves.
@@ -113,8 +110,8 @@ impl Claim {
         Resources { cpu: limit.cpu.min(has.cpu), accelerators: limit.accelerators.min(has.accelerators) }
     }
 
-    fn could_take(&self, head: &Head) -> bool {
-        let limit = self.limit();
+    /// Whether it could take such a job with no more than this.
+    fn could_take(&self, head: &Head, limit: Resources) -> bool {
         head.needs.cpu <= limit.cpu
             && head.needs.accelerators <= limit.accelerators
             && self.wish.task_ids.as_ref().is_none_or(|tasks| tasks.contains(&head.task_id))
@@ -164,13 +161,15 @@ impl Claims {
                 serving.is_done = true;
                 return;
             };
-            let is_time = bell.has_rung() || Instant::now() >= look_again;
+            let is_late = Instant::now() >= look_again;
+            let is_time = bell.has_rung() || is_late;
             if is_time {
                 look_again = next_look();
             }
             if is_time && !parked.is_empty() {
                 parked.extend(new);
-                parked = self.look_again(project_id, &marks, parked).await;
+                let may_have_grown = bell.have_clients_grown() || is_late;
+                parked = self.look_again(project_id, &marks, parked, may_have_grown).await;
             } else {
                 parked.extend(self.serve_all(project_id, &marks, new).await);
             }
@@ -191,11 +190,14 @@ impl Claims {
     }
 
     /// Serves those that just came, and those that are parked as far as there is anything that they could have.
-    async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>) -> Vec<Claim> {
+    async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, mut claims: Vec<Claim>, may_have_grown: bool) -> Vec<Claim> {
         // While the database is away, those that just came are told so.
         let heads = self.heads(project_id, &claims).await.unwrap_or_default();
-        let (hopeful, mut rest): (Vec<Claim>, Vec<Claim>) =
-            claims.into_iter().partition(|claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head)));
+        if may_have_grown {
+            self.measure(&heads, &mut claims).await.unwrap_or_default();
+        }
+        let is_hopeful = |claim: &Claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head, claim.limit()));
+        let (hopeful, mut rest): (Vec<Claim>, Vec<Claim>) = claims.into_iter().partition(is_hopeful);
         if hopeful.is_empty() {
             return rest;
         }
@@ -206,9 +208,33 @@ impl Claims {
         rest
     }
 
-    /// What each task's most urgent ready job needs, of those that the largest of these clients could take.
+    /// Looks what clients have now, of those that could have taken more when they were last looked at if they had had it.
+    async fn measure(&self, heads: &[Head], claims: &mut [Claim]) -> Result<()> {
+        let is_short = |claim: &&mut Claim| {
+            let with = |limit| heads.iter().any(|head| claim.could_take(head, limit));
+            claim.is_parked && !with(claim.limit()) && with(claim.wish.limit)
+        };
+        let mut short: HashMap<String, Vec<&mut Claim>> = HashMap::new();
+        for claim in claims.iter_mut().filter(is_short) {
+            short.entry(claim.wish.client_id.clone()).or_default().push(claim);
+        }
+        if short.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = short.keys().map(String::as_str).collect();
+        let client = self.jobs.database.client().await?;
+        for row in sql::SIZES.all(&client, &[&ids]).await? {
+            let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
+            for claim in short.get_mut(row.get::<_, &str>("id")).into_iter().flatten() {
+                claim.has = has;
+            }
+        }
+        Ok(())
+    }
+
+    /// What each task's most urgent ready job needs, of those that the largest of these claims would take.
     async fn heads(&self, project_id: i64, claims: &[Claim]) -> Result<Vec<Head>> {
-        let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.limit())).max().unwrap_or_default();
+        let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.wish.limit)).max().unwrap_or_default();
         let (cpu, accelerators) = (most(|limit| limit.cpu), most(|limit| limit.accelerators));
         let client = self.jobs.database.client().await?;
         let rows = sql::HEADS.all(&client, &[&project_id, &cpu, &accelerators]).await?;
@@ -272,8 +298,8 @@ impl Claims {
     }
 
     fn handover(&self, granted: Vec<Granted>) -> Handover<Vec<Granted>> {
-        let claimed = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
-        Handover::new(granted, claimed, self.jobs.clone(), self.tasks.clone())
+        let attempts = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
+        Handover::new(granted, attempts, self.jobs.clone(), self.tasks.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     Granted, Wish,
-    assign::{Candidate, Taker, assign, give_back},
+    assign::{Candidate, Taker, assign, unassign},
     marks::Marks,
 };
 use crate::{
@@ -79,17 +79,22 @@ impl Work for Round<'_> {
         let mut asked = HashSet::new();
         for n in 0..share.takers.len() {
             let mut pause = PAUSE;
+            let mut lost = HashSet::new();
             for _ in 0..LOOKS {
                 let (profile, tasks) = (share.takers[n].profile(&share.free), share.takers[n].tasks);
                 if share.takers[n].wants == 0 || !asked.insert((profile, tasks)) {
                     break;
                 }
                 let wanted: usize = share.takers.iter().map(|taker| taker.wants).sum();
-                let limit = (wanted + SPARE).min(CANDIDATES);
-                let candidates = self.candidates(transaction, profile, tasks, limit).await?;
+                let limit = (wanted + SPARE).min(CANDIDATES) + lost.len();
+                let mut candidates = self.candidates(transaction, profile, tasks, limit).await?;
                 let is_all = candidates.len() < limit;
-                match self.share_out(transaction, candidates, &mut share).await? {
-                    // Others are just committing what they took: what comes behind it is seen in the next look.
+                // What others were taking is tried again only where there is nothing behind it: whoever comes later must not be given that instead.
+                if candidates.iter().any(|job| !lost.contains(&job.id)) {
+                    candidates.retain(|job| !lost.contains(&job.id));
+                }
+                match self.share_out(transaction, candidates, &mut share, &mut lost).await? {
+                    // Others are just committing what they took.
                     Shared::Lost => {
                         asked.remove(&(profile, tasks));
                         sleep(pause).await;
@@ -113,8 +118,14 @@ impl Work for Round<'_> {
 }
 
 impl Round<'_> {
-    /// Gives out what can be given of these jobs, the most urgent first.
-    async fn share_out(&self, transaction: &Transaction<'_>, mut candidates: Vec<Candidate>, share: &mut Share<'_>) -> Result<Shared> {
+    /// Gives out what can be given of these jobs, the most urgent first. What others are taking is added to the lost ones.
+    async fn share_out(
+        &self,
+        transaction: &Transaction<'_>,
+        mut candidates: Vec<Candidate>,
+        share: &mut Share<'_>,
+        lost: &mut HashSet<i64>,
+    ) -> Result<Shared> {
         let Share { takers, free, found } = share;
         let (mut is_lost, mut is_given) = (false, false);
         loop {
@@ -138,7 +149,8 @@ impl Round<'_> {
                     }
                     None => {
                         is_lost = true;
-                        give_back(&candidates[*job], &mut takers[*taker], free);
+                        lost.insert(candidates[*job].id);
+                        unassign(&candidates[*job], &mut takers[*taker], free);
                     }
                 }
             }

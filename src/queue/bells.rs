@@ -22,15 +22,28 @@ use crate::redis::{Redis, messages::TOGETHER};
 #[derive(Debug, Clone, Default)]
 pub struct Bells {
     bells: Arc<Mutex<HashMap<i64, Weak<Bell>>>>,
-    elsewhere: Option<mpsc::Sender<i64>>,
+    elsewhere: Option<mpsc::Sender<Rung>>,
 }
 
 /// The bell of one project.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(in crate::queue) struct Bell {
     rung: AtomicBool,
+    clients_have_grown: AtomicBool,
     notify: Notify,
 }
+
+/// What was rung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rung {
+    /// The bell of a project.
+    Project(i64),
+    /// All of them, because of a client.
+    Clients,
+}
+
+/// [`Rung::Clients`] on the wire.
+const CLIENTS: &str = "clients";
 
 impl Bells {
     /// There may be something to claim, here and elsewhere.
@@ -38,7 +51,15 @@ impl Bells {
         self.ring_here(project_id);
         if let Some(elsewhere) = &self.elsewhere {
             // If others cannot be told fast enough, which they cannot without Redis, they look by themselves.
-            elsewhere.try_send(project_id).ok();
+            elsewhere.try_send(Rung::Project(project_id)).ok();
+        }
+    }
+
+    /// A client has more than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
+    pub fn ring_for_clients(&self) {
+        self.ring_all_here();
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.try_send(Rung::Clients).ok();
         }
     }
 
@@ -49,23 +70,24 @@ impl Bells {
         }
     }
 
-    /// Everybody looks: what was rung elsewhere may have got lost.
+    /// Everybody looks, also at what clients have.
     fn ring_all_here(&self) {
         let bells: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
         for bell in bells {
+            bell.clients_have_grown.store(true, Ordering::Release);
             bell.ring();
         }
     }
 
     /// Somebody came, which is no reason for those who wait to look again.
-    pub(super) fn nudge(&self, project_id: i64) {
+    pub(in crate::queue) fn nudge(&self, project_id: i64) {
         if let Some(bell) = self.find(project_id) {
             bell.notify.notify_one();
         }
     }
 
     /// The bell of a project, there as long as somebody holds it.
-    pub(super) fn hear(&self, project_id: i64) -> Arc<Bell> {
+    pub(in crate::queue) fn hear(&self, project_id: i64) -> Arc<Bell> {
         let bell = Arc::new(Bell::default());
         let mut bells = self.lock();
         bells.retain(|_, bell| bell.strong_count() > 0);
@@ -97,7 +119,7 @@ const CHANNEL: &str = "ready";
 /// Passes on what is rung here to other servers, and what is rung there to these bells. Nothing depends on it but how soon somebody looks.
 pub struct Wire {
     bells: Bells,
-    rung: mpsc::Receiver<i64>,
+    rung: mpsc::Receiver<Rung>,
     redis: Redis,
     /// Whose messages need not be heard.
     server: Uuid,
@@ -119,19 +141,23 @@ impl Wire {
     }
 }
 
-async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::Receiver<i64>, mut probes: mpsc::Receiver<()>) {
+async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::Receiver<Rung>, mut probes: mpsc::Receiver<()>) {
     let mut sender = redis.sender(CHANNEL);
-    let mut projects = Vec::new();
+    let mut rings = Vec::new();
     loop {
-        projects.clear();
+        rings.clear();
         tokio::select! {
-            count = rung.recv_many(&mut projects, TOGETHER) => if count == 0 { return },
+            count = rung.recv_many(&mut rings, TOGETHER) => if count == 0 { return },
             Some(()) = probes.recv() => {}
         }
         // Many jobs of a project that end at once are one reason to look.
-        projects.sort_unstable();
-        projects.dedup();
-        let mut messages: Vec<String> = projects.iter().map(|project| format!("{server} {project}")).collect();
+        rings.sort_unstable();
+        rings.dedup();
+        let message = |ring: &Rung| match ring {
+            Rung::Project(project) => format!("{server} {project}"),
+            Rung::Clients => format!("{server} {CLIENTS}"),
+        };
+        let mut messages: Vec<String> = rings.iter().map(message).collect();
         if messages.is_empty() {
             messages.push(format!("{server} ?"));
         }
@@ -155,9 +181,10 @@ async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()
                 match timeout(SILENCE, messages.next()).await {
                     Ok(Some(message)) => {
                         is_silent = false;
-                        let project = message.split_once(' ').filter(|(from, _)| *from != server.to_string());
-                        if let Some(project) = project.and_then(|(_, project)| project.parse().ok()) {
-                            bells.ring_here(project);
+                        match message.split_once(' ').filter(|(from, _)| *from != server.to_string()) {
+                            Some((_, CLIENTS)) => bells.ring_all_here(),
+                            Some((_, project)) => drop(project.parse().map(|project| bells.ring_here(project))),
+                            None => {}
                         }
                     }
                     Ok(None) => break,
@@ -175,18 +202,23 @@ async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()
 }
 
 impl Bell {
-    pub(super) fn ring(&self) {
+    pub(in crate::queue) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 
     /// Whether it has rung since it was last asked.
-    pub(super) fn has_rung(&self) -> bool {
+    pub(in crate::queue) fn has_rung(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether a client may have more than when this was last asked.
+    pub(in crate::queue) fn have_clients_grown(&self) -> bool {
+        self.clients_have_grown.swap(false, Ordering::AcqRel)
+    }
+
     /// Until something happens.
-    pub(super) async fn wait(&self) {
+    pub(in crate::queue) async fn wait(&self) {
         self.notify.notified().await;
     }
 }

@@ -1,0 +1,65 @@
+//! What heartbeats lock and what they leave behind.
+
+use serde_json::json;
+
+use super::World;
+use crate::support::{eventually, waiting_for_locks};
+
+/// A heartbeat and a client's end at the same moment: whichever comes first, neither is undone by a deadlock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_and_the_end_of_its_client_do_not_lock_each_other_out() {
+    let world = World::new().await;
+    let (mut database, watcher) = (world.database.connect().await, world.database.connect().await);
+    let job = world.job("j").await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 60})).await, [job]);
+    // Long enough ago that it is noted.
+    watcher.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+    let holds = database.transaction().await.unwrap();
+    holds.execute("select from clients where id = 'node' for update", &[]).await.unwrap();
+    let end = tokio::spawn({
+        let api = world.api.clone();
+        async move { api.delete("/clients/node").await.status }
+    });
+    eventually("the end waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    let beat = tokio::spawn({
+        let api = world.api.clone();
+        async move { api.post(&format!("/jobs/{job}/attempts/1/heartbeat"), json!({})).await.status }
+    });
+    eventually("the heartbeat waits", || async { waiting_for_locks(&watcher).await == 2 }).await;
+    holds.rollback().await.unwrap();
+    assert_eq!((end.await.unwrap(), beat.await.unwrap()), (204, 200));
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(watcher.query_one(deadlocks, &[]).await.unwrap().get::<_, i64>(0), 0);
+    world.end().await;
+}
+
+/// Whoever beats as before writes no index. What is left behind is gone without a vacuum, however long a job runs.
+#[tokio::test]
+async fn a_heartbeat_writes_no_index_unless_it_changes_how_long_the_lease_lasts() {
+    const BEATS: i64 = 200;
+    let world = World::new().await;
+    let job = world.job("j").await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 60})).await, [job]);
+    let database = world.database.connect().await;
+    // How many rows of attempts were written, and how many of them without an index.
+    let written = async || {
+        let counts = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'attempts'";
+        let row = database.query_one(counts, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let beat = async |beats: &dyn Fn(i64) -> serde_json::Value| {
+        let before = written().await;
+        for n in 0..BEATS {
+            world.say(job, 1, "heartbeat", beats(n)).await.expect(200);
+        }
+        eventually("PostgreSQL has counted them", || async { written().await.0 >= before.0 + BEATS }).await;
+        let after = written().await;
+        (after.0 - before.0, after.1 - before.1)
+    };
+    let same = beat(&|n| json!({"progress": n as f64 / BEATS as f64, "message": format!("step {n}"), "lease_seconds": 60})).await;
+    // One that meets a full page beside a reader's snapshot may have to move.
+    assert!(same.0 == BEATS && same.1 >= BEATS * 9 / 10, "expected that nearly all of {BEATS} write no index, not {same:?}");
+    let other = beat(&|n| json!({"lease_seconds": 61 + n})).await;
+    assert_eq!(other, (BEATS, 0), "none of them: attempts_live_idx is for those with a lease");
+    world.end().await;
+}
