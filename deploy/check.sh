@@ -17,7 +17,7 @@ tools=$(target_folder)/check-tools
 if have_venv; then
     [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r deploy/check-requirements.txt
-    say "Dockerfile (hadolint), compose file and Kubernetes manifests (their schemas)"
+    say "Dockerfile (hadolint), compose file and Kubernetes manifests (their schemas), and whether the settings that they make exist"
     "$tools/bin/hadolint" deploy/docker/Dockerfile
     "$tools/bin/check-jsonschema" --quiet --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
     for version in 1.31.0 1.34.0; do

@@ -129,19 +129,19 @@ impl App {
         let api::State { database, redis, gate, .. } = self.state.clone();
         let (take_over, tls) = (gate.clone(), self.tls.clone());
         Reload::default()
-            .with("the certificate", move |_| {
+            .with("the certificate", &[], move |_| {
                 let taken = tls.as_ref().map_or(Ok(()), |tls| tls.reload().map(drop));
                 std::future::ready(taken.map_err(Into::into))
             })
-            .with("the database", move |settings| {
+            .with("the database", postgres::RELOADED, move |settings| {
                 let database = database.clone();
                 async move { Ok(database.reload(&settings).await?) }
             })
-            .with("Redis", move |settings| {
+            .with("Redis", redis::RELOADED, move |settings| {
                 let (redis, gate) = (redis.clone(), take_over.clone());
                 async move { Ok(redis.reload(&settings, || gate.take_over()).await?) }
             })
-            .with("api_keys", move |settings| {
+            .with("api_keys", &["api_keys"], move |settings| {
                 gate.set_configured(&settings.api_keys);
                 std::future::ready(Ok(()))
             })

@@ -1,7 +1,10 @@
-"""What schemas cannot say of the manifests: that probes ask what exists, that pods are restricted, that names and times fit together."""
+"""What schemas cannot say of the manifests: that probes ask what exists, that pods are restricted, that names and times fit together. And of all files that
+make settings: that those exist, for what is in the environment and is none is not refused."""
 
 import pathlib
+import re
 import sys
+import tomllib
 
 sys.path[:0] = [str(path) for path in pathlib.Path(sys.argv[1]).glob("lib/python3*/site-packages")]
 from ruamel.yaml import YAML  # noqa: E402
@@ -14,7 +17,7 @@ for thing in things:
 
 routes = (folder.parent.parent / "tests/snapshots/openapi.json").read_text()
 configuration = by_kind["ConfigMap"][0]["data"]["whatsnext.toml"]
-settings = dict(line.split(" = ") for line in configuration.splitlines() if " = " in line and not line.startswith("#"))
+settings = tomllib.loads(configuration)
 deployment, job = by_kind["Deployment"][0], by_kind["Job"][0]
 
 for owner in (deployment, job):
@@ -48,3 +51,21 @@ for owner in (deployment, job):
 namespace = by_kind["Namespace"][0]
 assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 assert all(thing["metadata"]["namespace"] == namespace["metadata"]["name"] for thing in things if thing["kind"] not in ("Namespace", "Kustomization"))
+
+deploy = folder.parent
+known = tomllib.loads((deploy / "config/default.toml").read_text()).keys()
+made = {"config.yaml": list(settings)}
+for thing in (deployment, job):
+    containers = thing["spec"]["template"]["spec"]["containers"]
+    made[thing["kind"]] = [variable["name"] for container in containers for variable in container.get("env", [])]
+services = YAML(typ="safe").load((deploy / "docker/compose.yaml").read_text())["services"]
+made["compose.yaml"] = [name for service in services.values() if service["image"] == "whatsnext" for name in service["environment"]]
+made["Dockerfile"] = re.findall(r"^ENV +(\w+)", (deploy / "docker/Dockerfile").read_text(), re.MULTILINE)
+unit = re.findall(r"^Environment=(.*)", (deploy / "systemd/whatsnext.service").read_text(), re.MULTILINE)
+made["whatsnext.service"] = [variable.split("=")[0] for line in unit for variable in line.split()]
+made["whatsnext.toml"] = list(tomllib.loads((deploy / "debian/whatsnext.toml").read_text()))
+for file in ("config.yaml", "compose.yaml", "whatsnext.service", "whatsnext.toml"):
+    assert made[file], f"{file} makes settings"
+for file, names in made.items():
+    unknown = [name for name in names if name.lower() not in known]
+    assert not unknown, f"{file} makes settings that do not exist: {', '.join(unknown)}"

@@ -59,6 +59,17 @@ impl KeyId {
 
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+    /// What each character stands for: 32 for one that is none of them.
+    const DIGITS: [u8; 256] = {
+        let mut digits = [32; 256];
+        let mut digit = 0;
+        while digit < 32 {
+            digits[Self::ALPHABET[digit as usize] as usize] = digit;
+            digit += 1;
+        }
+        digits
+    };
+
     /// A new id, which will not be made again.
     #[must_use]
     pub fn make() -> Self {
@@ -71,8 +82,8 @@ impl KeyId {
             return Err(Malformed);
         }
         let value = text.iter().try_fold(0_u128, |value, character| {
-            let digit = Self::ALPHABET.binary_search(character).map_err(|_| Malformed)?;
-            Ok((value << 5) | digit as u128)
+            let digit = Self::DIGITS[usize::from(*character)];
+            if digit < 32 { Ok((value << 5) | u128::from(digit)) } else { Err(Malformed) }
         })?;
         Ok(Self(Uuid::from_u128(value)))
     }

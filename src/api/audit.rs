@@ -131,7 +131,7 @@ impl Open {
     fn event<'a>(&'a self, event: Event<'a>, route: &'a str) -> Event<'a> {
         let (user, key) = match self.principal.who() {
             Who::Anybody => ("anybody".to_owned(), None),
-            Who::Configured => ("configuration".to_owned(), None),
+            Who::Configured(position) => (format!("configuration:{}", position + 1), None),
             Who::Key(record) | Who::Token { key: record, .. } => match &record.user {
                 Some(user) => (format!("user:{}", user.id), Some(record.id.to_string())),
                 None => (format!("key:{}", record.id), Some(record.id.to_string())),

@@ -15,8 +15,8 @@ use poem_openapi::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    error::{Problem, problem_meta},
     extract::SCHEMES,
+    problem::{Problem, problem_meta},
     reply::text_header,
 };
 

@@ -191,6 +191,9 @@ fn check_target(request: &Request) -> Result<(), Error> {
         return Err(Error::bad_request("A request must have one Host header.").closing());
     }
     let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());
+    if !target.contains('%') {
+        return Ok(());
+    }
     let escapes_are_whole = target.split('%').skip(1).all(|rest| {
         let digits = rest.as_bytes();
         digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)

@@ -1,9 +1,12 @@
-//! The one shape of everything that goes wrong: RFC 9457 problem details.
+//! What goes wrong with a request, told in one shape ([`super::problem`]).
 //!
 //! An [`Error`] has two messages: `detail` is for the caller, `cause` for the log. What is not one of ours (an unknown route, a panic, an error of the
 //! framework) becomes one in [`Error::from_framework`], so that there is no second shape.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+};
 
 use poem::{
     Response,
@@ -11,74 +14,54 @@ use poem::{
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
-    ApiResponse, Object,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
-    types::Type,
+    ApiResponse,
+    registry::{MetaResponses, Registry},
+    types::Type as _,
 };
-use serde::Serialize;
 use serde_json::Value;
 
+use super::problem::{Invalid, Problem, Written, problem_meta};
 use crate::{postgres, queue};
-
-/// The media type of problem details.
-pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Seconds after which trying again makes sense while a store is away or busy.
 pub(super) const RETRY_SECONDS: u32 = 1;
 
-/// What went wrong, as RFC 9457 says it.
-#[derive(Debug, Clone, Serialize, Object)]
-pub struct Problem {
-    /// `about:blank`: the status says what kind of problem it is.
-    #[serde(rename = "type")]
-    #[oai(rename = "type")]
-    pub kind: String,
-    /// The status in words.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// One sentence for people: what is wrong, and what to do about it.
-    pub detail: String,
-    /// The request's id, also in the server's log.
-    pub request_id: String,
-    /// With 422: what is wrong where.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[oai(default)]
-    pub errors: Vec<Invalid>,
-    /// With 409, where an attempt is over: the number of the job's attempt now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(default)]
-    pub current_attempt: Option<i32>,
-}
-
-/// One invalid value in a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Object)]
-pub struct Invalid {
-    /// The way to the value: `["body", "jobs", 3, "name"]`.
-    pub loc: Vec<Value>,
-    /// What is wrong with it.
-    pub msg: String,
-    /// What kind of wrong, for programs: `missing`, `invalid`, `json_invalid`, `out_of_range`.
-    #[serde(rename = "type")]
-    #[oai(rename = "type")]
-    pub kind: String,
-}
-
 /// Something that went wrong with a request.
 #[derive(Debug, Clone)]
-pub struct Error {
+pub struct Error(Arc<Wrong>);
+
+#[derive(Debug, Clone)]
+struct Wrong {
     status: StatusCode,
     detail: String,
     errors: Vec<Invalid>,
     current_attempt: Option<i32>,
     headers: Vec<(HeaderName, HeaderValue)>,
     cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// What has been told somebody already.
+    written: OnceLock<Written>,
 }
 
 impl Error {
     /// A refusal with this status; `detail` is for the caller.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), current_attempt: None, headers: Vec::new(), cause: None }
+        Self(Arc::new(Wrong {
+            status,
+            detail: detail.into(),
+            errors: Vec::new(),
+            current_attempt: None,
+            headers: Vec::new(),
+            cause: None,
+            written: OnceLock::new(),
+        }))
+    }
+
+    /// The same with something changed.
+    fn with(mut self, change: impl FnOnce(&mut Wrong)) -> Self {
+        let wrong = Arc::make_mut(&mut self.0);
+        wrong.written = OnceLock::new();
+        change(wrong);
+        self
     }
 
     /// 400: what the request says does not fit together.
@@ -91,14 +74,14 @@ impl Error {
         let msg = msg.into();
         let place: Vec<String> = loc.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), ToOwned::to_owned)).collect();
         let detail = format!("Invalid request: {}: {msg}.", place.join("."));
-        let errors = vec![Invalid { loc, msg, kind: kind.to_owned() }];
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+        let invalid = Invalid { loc, msg, kind: kind.to_owned() };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(|wrong| wrong.errors.push(invalid))
     }
 
     /// 500. The caller learns that it happened, the log learns what.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "The server failed to handle this request. Its log says why, under this request's id.";
-        Self { cause: Some(cause.into().into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail).with_cause(cause)
     }
 
     /// 503 with `Retry-After`.
@@ -108,9 +91,8 @@ impl Error {
 
     /// The same with another header.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
-        self
+    pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        self.with(|wrong| wrong.headers.push((name, value)))
     }
 
     /// The same, after which the connection is closed: what else comes over it is not read.
@@ -121,9 +103,8 @@ impl Error {
 
     /// The same with something for the log.
     #[must_use]
-    pub fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.cause = Some(cause.into().into());
-        self
+    pub fn with_cause(self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.with(|wrong| wrong.cause = Some(cause.into().into()))
     }
 
     /// Takes ours as they are and gives every other error of the framework our shape.
@@ -147,32 +128,32 @@ impl Error {
 
     /// The status.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The answer, with the request's id in it. A 5xx is logged with all its causes; what a client does wrong is its own affair.
     pub fn into_response(self, request_id: &str) -> Response {
-        if self.status.is_server_error() {
-            let chain = self.cause.as_deref().map(chain).unwrap_or_default();
-            tracing::error!(status = self.status.as_u16(), detail = self.detail, cause = chain, "request failed");
+        let Wrong { status, detail, cause, written, .. } = &*self.0;
+        if status.is_server_error() {
+            let chain = cause.as_deref().map(chain).unwrap_or_default();
+            tracing::error!(status = status.as_u16(), detail, cause = chain, "request failed");
         }
+        written.get_or_init(|| self.0.write()).answer(request_id)
+    }
+}
+
+impl Wrong {
+    fn write(&self) -> Written {
         let problem = Problem {
             kind: "about:blank".to_owned(),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
-            detail: self.detail,
-            request_id: request_id.to_owned(),
-            errors: self.errors,
+            detail: self.detail.clone(),
+            errors: self.errors.clone(),
             current_attempt: self.current_attempt,
+            request_id: String::new(),
         };
-        let body = serde_json::to_vec(&problem).expect("a problem is plain data");
-        let mut response = Response::builder().status(self.status).body(body);
-        let headers = response.headers_mut();
-        // With room for what all answers have.
-        headers.reserve(self.headers.len() + 6);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        headers.extend(self.headers);
-        response
+        Written::new(&problem, self.status, &self.headers)
     }
 }
 
@@ -189,7 +170,7 @@ fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.0.detail)
     }
 }
 
@@ -197,7 +178,7 @@ impl std::error::Error for Error {}
 
 impl ResponseError for Error {
     fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 }
 
@@ -223,7 +204,7 @@ fn of_queue(error: &queue::Error) -> Error {
     match error {
         NotFound(_) => refused(StatusCode::NOT_FOUND),
         OnlyStatus | OthersClient(_) => refused(StatusCode::FORBIDDEN),
-        Stale { current, .. } => Error { current_attempt: Some(*current), ..refused(StatusCode::CONFLICT) },
+        Stale { current, .. } => refused(StatusCode::CONFLICT).with(|wrong| wrong.current_attempt = Some(*current)),
         NameTaken(_) | Waited { .. } | NotNow { .. } | InFlight => refused(StatusCode::CONFLICT),
         OtherRequest => Error::invalid(vec!["header".into(), "Idempotency-Key".into()], "invalid", error.to_string()),
         UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
@@ -324,16 +305,5 @@ impl<O: Outcome> ApiResponse for Refusal<O> {
 
     fn register(registry: &mut Registry) {
         Problem::register(registry);
-    }
-}
-
-/// How the document describes a problem with this status.
-pub(super) fn problem_meta(status: u16, description: &'static str) -> MetaResponse {
-    MetaResponse {
-        description,
-        status: Some(status),
-        status_range: None,
-        content: vec![MetaMediaType { content_type: PROBLEM_JSON, schema: Problem::schema_ref() }],
-        headers: Vec::new(),
     }
 }

@@ -302,7 +302,7 @@ fn own(caller: &Caller) -> Result<KeyId, Error> {
     match caller.who() {
         Who::Key(record) => Ok(record.id),
         Who::Token { .. } => Err(Error::new(StatusCode::FORBIDDEN, "This was sent with a token: see /tokens/self, or send the key.")),
-        Who::Anybody | Who::Configured => Err(access::Error::NoKey("with which this was sent".to_owned()).into()),
+        Who::Anybody | Who::Configured(_) => Err(access::Error::NoKey("with which this was sent".to_owned()).into()),
     }
 }
 

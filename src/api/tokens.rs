@@ -79,7 +79,9 @@ impl Api {
         let key = match caller.who() {
             Who::Key(key) => key,
             Who::Token { .. } => return Err(forbidden("A token cannot make tokens: send its key.").into()),
-            Who::Configured => return Err(forbidden("A key of the configuration has no tokens: make a key, and tokens with that.").into()),
+            Who::Configured(_) => {
+                return Err(forbidden("A key of the configuration has no tokens: make a key, and tokens with that.").into());
+            }
             Who::Anybody => return Err(forbidden("Tokens are made with a key, and this server asks for none (disable_auth).").into()),
         };
         let NewToken { ttl_seconds, scopes, projects } = body.into_inner();
@@ -111,7 +113,7 @@ impl Api {
     ) -> Result<Reply<TokenData>, Refusal<NotFound>> {
         match caller.who() {
             Who::Token { key, token, .. } => Ok(Reply(TokenData::new(key.id, token, caller.power()))),
-            Who::Key(_) | Who::Configured | Who::Anybody => Err(none().into()),
+            Who::Key(_) | Who::Configured(_) | Who::Anybody => Err(none().into()),
         }
     }
 
@@ -128,7 +130,7 @@ impl Api {
                 self.gate.tokens().end(digest, key.id).await.map_err(|Away| away())?;
                 Ok(Gone)
             }
-            Who::Key(_) | Who::Configured | Who::Anybody => Err(none().into()),
+            Who::Key(_) | Who::Configured(_) | Who::Anybody => Err(none().into()),
         }
     }
 }

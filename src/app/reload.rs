@@ -7,7 +7,7 @@ use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use crate::config::Settings;
+use crate::config::{Effective, Settings};
 
 /// How often what could not be taken is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -21,6 +21,8 @@ pub struct Reload(Vec<Part>);
 
 struct Part {
     name: &'static str,
+    /// The settings that it takes.
+    settings: &'static [&'static str],
     take: Box<dyn Fn(Arc<Settings>) -> Taken + Send + Sync>,
 }
 
@@ -34,22 +36,28 @@ pub enum Reloaded {
 }
 
 impl Reload {
-    /// The same with one more part. `take` leaves everything as it is if it fails.
+    /// The same with one more part, which takes these settings. `take` leaves everything as it is if it fails.
     #[must_use]
-    pub fn with<F>(mut self, name: &'static str, take: impl Fn(Arc<Settings>) -> F + Send + Sync + 'static) -> Self
+    pub fn with<F>(
+        mut self,
+        name: &'static str,
+        settings: &'static [&'static str],
+        take: impl Fn(Arc<Settings>) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.0.push(Part { name, take: Box::new(move |settings| Box::pin(take(settings))) });
+        self.0.push(Part { name, settings, take: Box::new(move |settings| Box::pin(take(settings))) });
         self
     }
 
-    /// Reads the settings and gives them to all parts each time that `asked` says so; `told` hears what became of it at first, and when that changes. Ends
-    /// when `asked` has nothing more to say.
+    /// Reads the settings and gives them to all parts each time that `asked` says so; `told` hears what became of it at first, and when that changes. Says in
+    /// the log which settings are others than those that the server started with, and are taken by no part. Ends when `asked` has nothing more to say.
     pub async fn run<E: Error + Send + Sync + 'static>(
         &self,
+        started: &Effective,
         mut asked: impl AsyncFnMut() -> Option<()>,
-        read: impl Fn() -> Result<Settings, E>,
+        read: impl Fn() -> Result<Effective, E>,
         told: impl Fn(Reloaded),
     ) {
         let mut waiting: Vec<&Part> = Vec::new();
@@ -67,7 +75,12 @@ impl Reload {
             };
             let before = waiting.len();
             match read() {
-                Ok(settings) => waiting = take(&Arc::new(settings), waiting, is_again).await,
+                Ok(effective) => {
+                    if !is_again {
+                        self.warn_of_others(started, &effective);
+                    }
+                    waiting = take(&Arc::new(effective.settings), waiting, is_again).await;
+                }
                 Err(error) if is_again => tracing::debug!(error = &error as &dyn Error, "the settings cannot be read"),
                 Err(error) => {
                     let error: &dyn Error = &error;
@@ -86,6 +99,15 @@ impl Reload {
                 (true, false) if waiting.len() < before => tracing::info!("some of the new settings are in force"),
                 (true, false) => {}
             }
+        }
+    }
+
+    /// Of settings that were changed and that no part takes.
+    fn warn_of_others(&self, started: &Effective, now: &Effective) {
+        let is_taken = |name: &str| self.0.iter().any(|part| part.settings.contains(&name));
+        let names: Vec<_> = now.differing(started).into_iter().filter(|name| !is_taken(name)).collect();
+        if !names.is_empty() {
+            tracing::warn!(settings = names.join(", "), "settings were changed that need a restart: until then the old ones stay in use");
         }
     }
 }

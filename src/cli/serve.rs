@@ -1,6 +1,7 @@
 //! `whatsnext serve`
 
 use anyhow::{Context as _, ensure};
+use chrono::{TimeDelta, Utc};
 use clap::Args;
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,13 +10,16 @@ use tokio_util::sync::CancellationToken;
 use super::{ConfigArguments, supervisor};
 use crate::{
     app::{App, Reloaded},
-    config::{Effective, Settings, Sources, load, warnings},
+    config::{Effective, Sources, load, warnings},
     http,
     telemetry::{
         self,
         audit::{Audit, Category, Event, Kind, Outcome, STARTED, STOPPED},
     },
 };
+
+/// From how long before a certificate's end `--check` says so.
+const SOON: TimeDelta = TimeDelta::days(30);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -40,18 +44,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.check {
         return check(&effective);
     }
-    let settings = effective.settings.clone();
+    let settings = &effective.settings;
     let _guard = telemetry::init(settings.log_format, &settings.log_filter).context("log_filter")?;
     for (name, meant) in &effective.suspects {
         tracing::warn!(".env has `{name}`, which is no setting: did you mean `{meant}`?");
     }
-    for warning in warnings(&settings) {
+    for warning in warnings(settings) {
         tracing::warn!("{warning}");
     }
     settings.refuse_unsafe()?;
-    let audit = Audit::open(&settings)?;
+    let audit = Audit::open(settings)?;
     let mut has_started = false;
-    let ended = serve(settings, &sources, &audit, &mut has_started).await;
+    let ended = serve(&effective, &sources, &audit, &mut has_started).await;
     let last = match &ended {
         // Only of a server that began: what the one before it has not said is to be seen.
         Err(_) if !has_started => Event::of_process("server_start_failed", Category::Process, Kind::Start, Outcome::Failure),
@@ -69,8 +73,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Runs a server until it is told to stop.
-async fn serve(settings: Settings, sources: &Sources, audit: &Audit, has_started: &mut bool) -> anyhow::Result<()> {
+async fn serve(effective: &Effective, sources: &Sources, audit: &Audit, has_started: &mut bool) -> anyhow::Result<()> {
     super::limits::raise_descriptor_limit();
+    let settings = &effective.settings;
     let stop = stop_on_signal()?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let app = App::build(settings.clone())?.audited_by(audit.clone());
@@ -89,8 +94,9 @@ async fn serve(settings: Settings, sources: &Sources, audit: &Audit, has_started
     audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
     let reload = app.reload();
     let reloads = reload.run(
+        effective,
         async || hang_up.recv().await,
-        || load(sources).map(|effective| effective.settings),
+        || load(sources),
         |reloaded| {
             let outcome = if reloaded == Reloaded::All { Outcome::Success } else { Outcome::Failure };
             audit.record(&Event::of_process("reload_settings", Category::Configuration, Kind::Change, outcome));
@@ -134,6 +140,12 @@ fn check(effective: &Effective) -> anyhow::Result<()> {
     for warning in warnings(&effective.settings) {
         println!("# warning: {warning}");
     }
-    App::build(effective.settings.clone())?;
+    let app = App::build(effective.settings.clone())?;
+    if let Some(tls) = app.tls() {
+        let (file, ends) = tls.certificate();
+        if ends - Utc::now() < SOON {
+            println!("# warning: tls_cert_file: the certificate in {} ends on {ends}: replace it and its key", file.display());
+        }
+    }
     Ok(effective.settings.refuse_unsafe()?)
 }

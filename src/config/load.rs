@@ -2,18 +2,15 @@
 
 use std::{
     collections::HashMap,
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use ::config::{Config, Environment, File, FileFormat, Map, Value};
 
-use super::Settings;
+use super::effective::{Effective, SECRETS};
 
 const DEFAULTS: &str = include_str!("../../deploy/config/default.toml");
-
-/// Settings that must never be shown. Each can come from a file named by `NAME_file` instead.
-const SECRETS: [&str; 5] = ["database_password", "database_url", "redis_url", "api_keys", "audit_key"];
 
 /// The sources besides the embedded defaults, weakest first.
 #[derive(Debug, Default)]
@@ -80,16 +77,6 @@ fn hint(name: &Option<String>) -> String {
     name.as_ref().map(|name| format!(": did you mean `{name}`?")).unwrap_or_default()
 }
 
-/// What was loaded: the settings, and the table they were made of (for `serve --check`).
-#[derive(Debug)]
-pub struct Effective {
-    /// The settings.
-    pub settings: Settings,
-    /// Names in `.env` that look like misspelt settings, with what was probably meant. Other programs read that file too, so they are no error.
-    pub suspects: Vec<(String, String)>,
-    table: Map<String, Value>,
-}
-
 /// Loads the configuration.
 ///
 /// # Errors
@@ -133,63 +120,6 @@ pub fn load(sources: &Sources) -> Result<Effective, Error> {
     let table = config.cache.clone().into_table().map_err(invalid)?;
     let settings = config.try_deserialize().map_err(invalid)?;
     Ok(Effective { settings, suspects, table })
-}
-
-/// The settings as TOML, secrets masked.
-impl fmt::Display for Effective {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut names: Vec<_> = self.table.keys().collect();
-        names.sort();
-        for name in names {
-            let value = self.table[name].to_string();
-            if SECRETS.contains(&name.as_str()) {
-                writeln!(f, "{name} = {:?}", masked(name, &value))?;
-            } else if value.parse::<f64>().is_ok() || value == "true" || value == "false" {
-                writeln!(f, "{name} = {value}")?;
-            } else {
-                writeln!(f, "{name} = {value:?}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a setting's value must not be seen by others. A URL without a password is none.
-pub fn is_secret(name: &str, value: &str) -> bool {
-    SECRETS.contains(&name) && masked(name, value) != value
-}
-
-/// A URL keeps what an operator needs to recognise it; anything else is hidden whole.
-fn masked(name: &str, value: &str) -> String {
-    const MASK: &str = "********";
-    // Several hosts make no URL: the first goes before the others.
-    let Some((first, others)) = split_hosts(value) else { return MASK.to_owned() };
-    match url::Url::parse(&first) {
-        _ if value.is_empty() => String::new(),
-        Ok(mut url) if name.ends_with("_url") && url.has_host() => {
-            if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
-                return MASK.to_owned();
-            }
-            url.set_query(None);
-            let end = url[..url::Position::AfterPort].len();
-            let mut shown = url.to_string();
-            shown.insert_str(end, others);
-            shown
-        }
-        _ => MASK.to_owned(),
-    }
-}
-
-/// A URL with the first of its hosts only, and the others: `redis+cluster://u:p@a:1/x` and `,b:2` of `redis+cluster://u:p@a:1,b:2/x`. Nothing if there
-/// is any doubt what is a host and what may be of a password.
-fn split_hosts(url: &str) -> Option<(String, &str)> {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let hosts = url.rfind('@').map_or(start, |at| at + 1);
-    let end = url[hosts..].find(['/', '?', '#']).map_or(url.len(), |at| hosts + at);
-    let comma = url[hosts..end].find(',').map_or(end, |at| hosts + at);
-    let is_clear = url[comma..end].chars().all(|c| c.is_ascii_alphanumeric() || "-_.:[], ".contains(c));
-    let is_clear = is_clear && !url.get(start..hosts)?.contains(['/', '?', '#']);
-    is_clear.then(|| (format!("{}{}", &url[..comma], &url[end..]), &url[comma..end]))
 }
 
 /// Puts the content of `NAME_file`, without its line end, in the place of `NAME`.
@@ -351,44 +281,5 @@ mod tests {
         let loaded = load(&Sources { flags: pairs(&[("database_tls", "verify-full"), ("log_format", "json")]), ..Sources::default() });
         let loaded = loaded.expect("it loads").settings;
         assert_eq!((loaded.database_tls, loaded.log_format), (DatabaseTls::VerifyFull, LogFormat::Json));
-    }
-
-    #[test]
-    fn secrets_are_masked_when_shown() {
-        let flags = pairs(&[
-            ("database_password", "canary-1"),
-            ("database_url", "postgres://user:canary-2@db:5432/whatsnext"),
-            ("redis_url", "redis://:canary-3@cache:6379/0"),
-            ("api_keys", "canary-4"),
-        ]);
-        let loaded = load(&Sources { flags, ..Sources::default() }).expect("it loads");
-        let shown = loaded.to_string();
-        assert!(!shown.contains("canary"), "{shown}");
-        assert!(shown.contains("db:5432/whatsnext") && shown.contains("cache:6379"), "{shown}");
-        assert!(!format!("{:?}", loaded.settings).contains("canary"));
-    }
-
-    #[test]
-    fn a_url_without_a_password_is_no_secret() {
-        assert!(is_secret("database_password", "x") && is_secret("api_keys", "x") && is_secret("audit_key", "x"));
-        assert!(is_secret("redis_url", "redis://:x@cache/0") && is_secret("database_url", "postgres://u:x@db/whatsnext"));
-        assert!(!is_secret("redis_url", "redis://cache:6379/0") && !is_secret("port", "1") && !is_secret("database_password", ""));
-    }
-
-    #[test]
-    fn the_password_of_several_hosts_is_masked_too() {
-        assert_eq!(masked("redis_url", "redis+cluster://u:canary@a:1,b,[::1]:3"), "redis+cluster://u:********@a:1,b,[::1]:3");
-        let sentinels = "rediss+sentinel://:canary@a,b:2/m/0?sentinel_password=canary";
-        assert_eq!(masked("redis_url", sentinels), "rediss+sentinel://:********@a,b:2/m/0");
-        assert_eq!(masked("redis_url", "redis+cluster://a:1,b:2"), "redis+cluster://a:1,b:2");
-        for odd in [
-            "redis+cluster://u:can/ary@a,b",
-            "redis+cluster://u:c@nary/1,2@a,b",
-            "redis+cluster://u:canary,a",
-            "redis+cluster://u:can?ary@a,b",
-        ] {
-            let shown = masked("redis_url", odd);
-            assert!(!shown.contains("can") && !shown.contains("nary"), "{shown}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod authorities;
 mod check;
+mod effective;
 mod load;
 
 use std::{path::PathBuf, time::Duration};
@@ -14,7 +15,8 @@ use serde::Deserialize;
 
 pub use authorities::{AuthoritiesError, authorities, read_authorities};
 pub use check::{Refusal, warnings};
-pub use load::{Effective, Error, Sources, is_secret, load};
+pub use effective::{Effective, is_secret};
+pub use load::{Error, Sources, load};
 
 /// Everything that can be set. Names, units and defaults are those of `deploy/config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,6 +87,7 @@ pub struct Settings {
     pub log_filter: String,
     pub audit_log_dir: PathBuf,
     pub audit_failure: AuditFailure,
+    pub audit_retention_days: usize,
     pub audit_key: SecretString,
 
     pub metrics_bind: String,

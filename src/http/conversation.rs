@@ -29,6 +29,7 @@ use super::{
     answer::Answer,
     connection::{Connection, Outbox, Signing},
     places::{Place, Places},
+    rest::Rest,
     socket::Socket,
     streams::{Progress, Streams},
     timer::Timer,
@@ -104,13 +105,18 @@ where
                 Some(progress) => Some((progress, place.for_stream().ok_or(h2::Error::from(Reason::REFUSED_STREAM))?)),
                 None => None,
             };
+            let leaves_rest = stream.is_none() && !request.body().is_end_stream();
             let is_bodiless = stream.is_some() && request.method() == Method::HEAD;
             let scheme = if shared.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
             let (local, remote) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(client)));
             let mut request: poem::Request = (request, local, remote, scheme).into();
             let connection = Connection::default();
             request.set_data(connection.clone());
+            let rest = if leaves_rest { Rest::of(&mut request) } else { None };
             let mut response = shared.endpoint.get_response(request).await;
+            if let Some(drained) = rest.and_then(Rest::drained) {
+                shared.tasks.spawn(drained);
+            }
             if let Some(hsts) = shared.tls.as_ref().and_then(|tls| tls.hsts()) {
                 response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
             }

@@ -8,6 +8,7 @@
 //! | idle, or slow to begin | [`Limits::head_timeout`] | the same to twice as long without a request (`streams.rs`) |
 //! | slow to read | its socket (`socket.rs`) | each answer has the same clock (`streams.rs`), and the socket for all of them |
 //! | answered ([`Connection::when_sent`]) | its bytes were flushed to the socket | the same: an answer's stream lasts until all of it was taken (`answer.rs`) |
+//! | bodies that nobody reads | the next 64 KiB are thrown away, for half a second (`rest.rs`) | their streams are reset |
 //! | too many | [`Limits::connections`], and for each address (`places.rs`) | requests count as connections do, more are refused as undone |
 
 mod announced;
@@ -16,6 +17,7 @@ mod connection;
 mod conversation;
 mod listen;
 mod places;
+mod rest;
 mod socket;
 mod streams;
 mod timer;

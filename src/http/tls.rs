@@ -145,6 +145,11 @@ impl Tls {
         Ok(Some(Self { files, current, hsts }))
     }
 
+    /// The file of the certificate in use, and when that ends.
+    pub fn certificate(&self) -> (&Path, DateTime<Utc>) {
+        (&self.files.certificate, self.current().ends)
+    }
+
     /// Reads the files again; new connections get what is in them. Returns whether that is something else than before.
     ///
     /// # Errors

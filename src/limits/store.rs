@@ -86,6 +86,34 @@ pub enum Admission {
     },
 }
 
+/// What was decided of several who asked the same, one after the other at the same moment.
+#[derive(Debug)]
+pub struct Admissions {
+    /// So many came in.
+    admitted: usize,
+    /// What the next one was told, or the last if all came in.
+    end: Admission,
+    /// What each of them was charged to each window.
+    weights: Vec<u32>,
+}
+
+impl Admissions {
+    /// What was decided of the one at this place, from 0.
+    pub fn of(&self, place: usize) -> Admission {
+        let before_the_last = u32::try_from(self.admitted.saturating_sub(place + 1)).unwrap_or(u32::MAX);
+        match &self.end {
+            Admission::Admitted { standings } | Admission::Refused { standings, .. } if place < self.admitted => {
+                let then = standings.iter().zip(&self.weights).map(|(standing, weight)| {
+                    let remaining = |last: u32| last.saturating_add(weight.saturating_mul(before_the_last));
+                    standing.map(|last| Standing { remaining: remaining(last.remaining), verdict: Verdict::Admits, ..last })
+                });
+                Admission::Admitted { standings: then.collect() }
+            }
+            end => end.clone(),
+        }
+    }
+}
+
 /// There is no decision, and so no admission.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -131,7 +159,7 @@ impl Limits {
 
     /// The key of a subject's window.
     pub fn window_key(&self, subject: &str, name: &str) -> String {
-        redis::key(&self.prefix, subject, &format!("w:{name}"))
+        redis::key(&self.prefix, subject, &["w:", name].concat())
     }
 
     /// Whether a request of this subject may come in, by its record (if there is a guard) and by all of the windows. One round trip.
@@ -146,8 +174,25 @@ impl Limits {
         guard: Option<Guard>,
         windows: &[Window],
     ) -> Result<Admission, Error> {
+        Ok(self.admit_each(connection, subject, guard, windows, 1).await?.of(0))
+    }
+
+    /// The same for so many who ask it one after the other at the same moment. One round trip for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], which is no admission of any of them.
+    pub async fn admit_each(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        subject: &str,
+        guard: Option<Guard>,
+        windows: &[Window],
+        times: usize,
+    ) -> Result<Admissions, Error> {
+        let weights: Vec<u32> = windows.iter().map(|window| window.weight).collect();
         if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
-            return Ok(Admission::Admitted { standings: vec![None; windows.len()] });
+            return Ok(Admissions { admitted: times, end: Admission::Admitted { standings: vec![None; windows.len()] }, weights });
         }
         let token = guard.and_then(|guard| guard.token);
         let mut keys = Vec::with_capacity(windows.len() + 2);
@@ -165,7 +210,9 @@ impl Limits {
         }
         let version = guard.map(|guard| guard.version.to_string()).unwrap_or_default();
         let token: &[u8] = token.as_ref().map_or(&[], |digest| digest);
-        admission(&run(connection, &keys, &version, token, &asked).await?, windows.len())
+        let answer = run(connection, &keys, &version, token, times, &asked).await?;
+        let (admitted, end) = decided(&answer, times, windows.len())?;
+        Ok(Admissions { admitted, end, weights })
     }
 
     /// How these windows stand, as they are asked about but with nothing taken.
@@ -220,11 +267,12 @@ async fn run(
     keys: &[String],
     version: &str,
     token: &[u8],
+    times: usize,
     asked: &[u64],
 ) -> Result<Vec<i64>, RedisError> {
     let call = |how: &str, script: &str| {
         let mut call = cmd(how);
-        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(token).arg(asked);
+        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(token).arg(times).arg(asked);
         call
     };
     match call("EVALSHA", &ADMIT_HASH).query_async(connection).await {
@@ -233,26 +281,28 @@ async fn run(
     }
 }
 
-/// Reads the script's answer.
-fn admission(answer: &[i64], windows: usize) -> Result<Admission, Error> {
+/// Reads the script's answer: how many of so many were admitted, and what was decided of the one after them, or of the last.
+fn decided(answer: &[i64], times: usize, windows: usize) -> Result<(usize, Admission), Error> {
     match answer {
-        [2] => return Ok(Admission::Missing),
-        [3] => return Ok(Admission::Gone),
-        [4] => return Ok(Admission::Stale),
+        [-1] => return Ok((0, Admission::Missing)),
+        [-2] => return Ok((0, Admission::Gone)),
+        [-3] => return Ok((0, Admission::Stale)),
         _ => {}
     }
-    let [outcome, standings @ ..] = answer else { return Err(Error::Answer) };
+    let [admitted, standings @ ..] = answer else { return Err(Error::Answer) };
+    let admitted = usize::try_from(*admitted).map_err(|_| Error::Answer)?;
     let standings = standings.chunks(4).map(standing).collect::<Result<Vec<_>, _>>()?;
     if standings.len() != windows {
         return Err(Error::Answer);
     }
     let verdict = standings.iter().flatten().map(|standing| standing.verdict).max().unwrap_or(Verdict::Admits);
-    match (outcome, verdict) {
-        (0, Verdict::After(ms)) => Ok(Admission::Refused { standings, retry_after_ms: Some(ms) }),
-        (0, Verdict::Never) => Ok(Admission::Refused { standings, retry_after_ms: None }),
-        (1, Verdict::Admits) => Ok(Admission::Admitted { standings }),
-        _ => Err(Error::Answer),
-    }
+    let end = match verdict {
+        Verdict::Admits if admitted == times => Admission::Admitted { standings },
+        Verdict::After(ms) if admitted < times => Admission::Refused { standings, retry_after_ms: Some(ms) },
+        Verdict::Never if admitted < times => Admission::Refused { standings, retry_after_ms: None },
+        _ => return Err(Error::Answer),
+    };
+    Ok((admitted, end))
 }
 
 fn standing(answer: &[i64]) -> Result<Option<Standing>, Error> {
@@ -280,25 +330,39 @@ mod tests {
 
     #[test]
     fn only_an_answer_that_says_so_is_an_admission() {
+        let stands = |remaining, verdict| Some(Standing { limit: 10, remaining, reset_ms: 60_001, verdict });
         assert_eq!(
-            admission(&[1, 10, 9, 60_001, 0, 0, 0, 0, 0], 2).unwrap(),
-            Admission::Admitted {
-                standings: vec![Some(Standing { limit: 10, remaining: 9, reset_ms: 60_001, verdict: Verdict::Admits }), None],
-            }
+            decided(&[1, 10, 9, 60_001, 0, 0, 0, 0, 0], 1, 2).unwrap(),
+            (1, Admission::Admitted { standings: vec![stands(9, Verdict::Admits), None] })
         );
-        let refused = [0, 10, 0, 60_001, 700];
-        assert!(matches!(admission(&refused, 1), Ok(Admission::Refused { retry_after_ms: Some(700), .. })));
-        for wrong in [
-            &[][..],
-            &[1][..],
-            &[5, 10, 9, 60_001, 0][..],
-            &[1, 10, 9, 60_001][..],
-            &[1, 10, 9, 60_001, 5][..],
-            &[0, 10, 9, 60_001, 0][..],
-            &[1, 10, -9, 60_001, 0][..],
+        let refusal = Admission::Refused { standings: vec![stands(0, Verdict::After(700))], retry_after_ms: Some(700) };
+        assert_eq!(decided(&[0, 10, 0, 60_001, 700], 1, 1).unwrap(), (0, refusal.clone()));
+        assert_eq!(decided(&[3, 10, 0, 60_001, 700], 4, 1).unwrap(), (3, refusal));
+        for (wrong, times) in [
+            (&[][..], 1),
+            (&[1][..], 1),
+            (&[-4][..], 1),
+            (&[-1, 10, 9, 60_001, 0][..], 1),
+            (&[5, 10, 9, 60_001, 0][..], 1),
+            (&[1, 10, 9, 60_001][..], 1),
+            (&[1, 10, 9, 60_001, 5][..], 1),
+            (&[0, 10, 9, 60_001, 0][..], 1),
+            (&[2, 10, 0, 60_001, 0][..], 3),
+            (&[1, 10, -9, 60_001, 0][..], 1),
         ] {
-            assert!(admission(wrong, 1).is_err(), "{wrong:?}");
+            assert!(decided(wrong, times, 1).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn each_is_told_what_was_left_after_it() {
+        let stands = |remaining, verdict| Some(Standing { limit: 10, remaining, reset_ms: 60_001, verdict });
+        let end = Admission::Refused { standings: vec![stands(1, Verdict::After(700)), None], retry_after_ms: Some(700) };
+        let admissions = Admissions { admitted: 3, end: end.clone(), weights: vec![2, 1] };
+        let then = |remaining| Admission::Admitted { standings: vec![stands(remaining, Verdict::Admits), None] };
+        assert_eq!([0, 1, 2, 3, 4].map(|place| admissions.of(place)), [then(5), then(3), then(1), end.clone(), end]);
+        let gone = Admissions { admitted: 0, end: Admission::Gone, weights: vec![1] };
+        assert_eq!(gone.of(0), Admission::Gone);
     }
 
     #[test]

@@ -28,7 +28,20 @@ local function header(w)
   return struct.pack('<I4I4I4I4I4I8I8I8', 827086679, w.capacity, w.head, w.count, first, w.last, w.ahead, w.deadline)
 end
 
--- A window as it is now, and in `verdict` what it says to a weight: 0 there is room, n there is in n ms, -1 never.
+-- What a window says to one who asks now, in `verdict`: 0 there is room, n there is in n ms, -1 never.
+local function judge(w)
+  local needed = w.weight > 0 and w.weight or 1
+  local leaving = w.count + needed - w.limit -- so many must leave first, and the wait is for the last of them
+  if needed > w.limit then
+    w.verdict = -1
+  elseif leaving > 0 then
+    local time
+    if leaving == 1 then time = w.first elseif leaving == w.count then time = w.last else time = entry(w, leaving - 1) end
+    w.verdict = time + w.length - w.time
+  end
+end
+
+-- A window as it is now.
 local function look(key, limit, length, weight, now)
   local stored = redis.pcall('GETRANGE', key, '0', '43')
   local magic, capacity, head, count, first, last, ahead, deadline
@@ -76,22 +89,14 @@ local function look(key, limit, length, weight, now)
     w.head, w.count, w.first = (head + inside) % capacity, count - inside, oldest
   end
 
-  local needed = weight > 0 and weight or 1
-  local leaving = w.count + needed - limit -- so many must leave first, and the wait is for the last of them
-  if needed > limit then
-    w.verdict = -1
-  elseif leaving > 0 then
-    local time
-    if leaving == 1 then time = w.first elseif leaving == w.count then time = w.last else time = entry(w, leaving - 1) end
-    w.verdict = time - cut
-  end
+  judge(w)
   return w
 end
 
--- Writes an admission into a window that was looked at, and has room.
-local function charge(w)
+-- Writes admissions into a window that was looked at, and has room for so much.
+local function charge(w, weight)
   if w.count == 0 then w.head, w.first = 0, w.time end
-  local key, weight, capacity, before = w.key, w.weight, w.capacity, w.count
+  local key, capacity, before = w.key, w.capacity, w.count
   local count, time = before + weight, struct.pack('<I4', w.time % 4294967296)
   -- A part of the length on top, so that not every admission has to say anew how long the key stays.
   local life = math.floor(w.length * 1.25) + 1
@@ -127,18 +132,26 @@ local function charge(w)
   call('SET', key, header(w) .. live .. string.rep(time, weight) .. free, 'PX', life)
 end
 
--- Decides over windows that were looked at, false for one that is off: charges all, or none if one of them refuses.
--- Returns {1 admitted or 0 refused, then for each window: its limit, what remains, in how many ms it is empty, its verdict; all 0 if it is off}.
-local function decide(looks)
-  local answer = {1, nil, nil, nil, nil} -- with room for one window
+-- Decides over windows that were looked at, false for one that is off, for so many who ask the same one after the other: each is charged to all windows,
+-- or to none if one of them refuses.
+-- Returns {how many were admitted, then for each window: its limit, what remains, in how many ms it is empty, its verdict on the next if not all were
+-- admitted; all 0 if it is off}.
+local function decide(looks, times)
+  local admitted = times
   for i = 1, #looks do
     local w = looks[i]
-    if w and w.verdict ~= 0 then answer[1] = 0 end
+    if w then
+      if w.verdict ~= 0 then admitted = 0 elseif w.weight > 0 then admitted = math.min(admitted, math.floor((w.limit - w.count) / w.weight)) end
+    end
   end
+  local answer = {admitted, nil, nil, nil, nil} -- with room for one window
   for i = 1, #looks do
     local w, at = looks[i], i * 4 - 2
     if w then
-      if answer[1] == 1 and w.weight > 0 then charge(w) end
+      if admitted > 0 and w.weight > 0 then
+        charge(w, w.weight * admitted)
+        if admitted < times then judge(w) end
+      end
       answer[at], answer[at + 1] = w.limit, w.count < w.limit and w.limit - w.count or 0
       answer[at + 2], answer[at + 3] = w.count > 0 and w.last + w.length - w.time or 0, w.verdict
     else

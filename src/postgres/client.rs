@@ -124,6 +124,14 @@ impl Transaction<'_> {
         self.busy.store(false, Ordering::Relaxed);
         committed
     }
+
+    /// Takes back what was done, and gives its locks back before it returns. (One that is dropped does so as well, but by and by.)
+    pub(super) async fn roll_back(self) -> Result<(), Error> {
+        self.busy.store(true, Ordering::Relaxed);
+        let rolled_back = self.inner.rollback().await.map_err(Error::Transaction);
+        self.busy.store(false, Ordering::Relaxed);
+        rolled_back
+    }
 }
 
 impl Executor for Transaction<'_> {

@@ -32,6 +32,19 @@ pub use statements::Statements;
 pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
 
+/// The settings that [`Database::reload`] takes.
+pub const RELOADED: &[&str] = &[
+    "database_hostname",
+    "database_port",
+    "database_user",
+    "database_password",
+    "database_name",
+    "database_url",
+    "database_tls",
+    "database_ca_file",
+    "database_statement_timeout_seconds",
+];
+
 /// How often a transaction that lost a deadlock is run again before the caller is told to.
 const ATTEMPTS: u32 = 5;
 
@@ -225,9 +238,19 @@ impl Database {
             None => self.client().await?,
         };
         let transaction = client.begin().await?;
-        let value = work.run(&transaction).await?;
-        transaction.commit().await?;
-        Ok(value)
+        match work.run(&transaction).await {
+            Ok(value) => {
+                transaction.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                // Whoever is told of it may ask again at once, over another connection, and must not meet locks of this one.
+                if let Err(error) = transaction.roll_back().await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a transaction ended with its connection");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Whether the database answers.

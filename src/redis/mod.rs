@@ -52,6 +52,9 @@ pub use stats::Stats;
 /// How long a request waits while Redis answers nobody.
 pub const BUDGET: Duration = Duration::from_millis(50);
 
+/// The settings that [`Redis::reload`] takes.
+pub const RELOADED: &[&str] = &["redis_url", "redis_ca_file"];
+
 /// How often whoever waits looks whether Redis has answered anybody else. Timers ring a millisecond or two late.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -258,7 +261,7 @@ impl Redis {
 
     fn attempt_over(&self, link: Option<Link>, subject: &str) -> Result<Attempt, Away> {
         let link = link.ok_or(Away)?;
-        let node = link.nodes.with(&self.key(subject, ""));
+        let node = link.nodes.with(|| self.key(subject, ""));
         Ok(Attempt { link, node, redis: self.clone() })
     }
 
@@ -344,7 +347,7 @@ fn authorities(settings: &Settings) -> Result<Authorities, AuthoritiesError> {
 
 /// The name of a subject's key under a prefix ([`Redis::key`]).
 pub fn key(prefix: &str, subject: &str, name: &str) -> String {
-    format!("{prefix}:{{{subject}}}:{name}")
+    [prefix, ":{", subject, "}:", name].concat()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What a server holds for its clients is bounded, however large their requests are and however slowly they send and read.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::support::{Api, Process, Server, TestDatabase, eventually};
@@ -74,7 +75,7 @@ async fn a_client_that_reads_slowly_and_steadily_gets_all_of_it() {
             0 => break,
             length => read += length,
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     assert!(read > 5_400_000, "expected all of it, got {read} bytes");
     server.stop().await;
@@ -98,7 +99,7 @@ async fn many_bodies_that_stop_half_way_take_no_more_than_their_budget() {
     for stream in &mut stalled {
         let mut status = [0; 12];
         let answered = async { stream.read_exact(&mut status).await.is_ok() && status == *b"HTTP/1.1 503" };
-        if tokio::time::timeout(std::time::Duration::from_millis(200), answered).await.unwrap_or(false) {
+        if timeout(Duration::from_millis(200), answered).await.unwrap_or(false) {
             refused += 1;
         }
     }
@@ -108,4 +109,66 @@ async fn many_bodies_that_stop_half_way_take_no_more_than_their_budget() {
     assert!(grown < 90_000_000, "expected little more than 8 MB, it grew by {grown} bytes");
     drop(stalled);
     eventually("others are served", || async { process.api.post("/projects", json!({"name": "q"})).await.status != 503 }).await;
+}
+
+/// What an attacker says on each connection before they say no more.
+const OPENINGS: [&str; 4] = [
+    "",
+    "GET /projects HTTP/1.1\r\nx-endless: ",
+    "POST /projects HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{",
+    "GET /projects HTTP/1.1\r\nhost: t\r\n\r\nGET /pro",
+];
+
+/// The attacker opens one connection after the other and lets go of none of them.
+#[tokio::test]
+async fn descriptors_are_bounded_under_attack_and_closed_although_the_attacker_keeps_theirs() {
+    const PLACES: usize = 50;
+    const ATTACKS: usize = 400;
+    // Connections to the stores, and those that are closed the moment after they were accepted.
+    const BESIDES: usize = 30;
+    let database = TestDatabase::new().await;
+    let settings = [("MAX_CONNECTIONS_PER_ADDRESS", "50"), ("HEADER_TIMEOUT_SECONDS", "2"), ("REQUEST_TIMEOUT_SECONDS", "2")];
+    let process = Process::start_with(&database, &settings).await;
+    let before = process.descriptors();
+    let attack = async {
+        let mut kept = Vec::new();
+        for opening in OPENINGS.iter().cycle().take(ATTACKS) {
+            let mut stream = TcpStream::connect(process.address()).await.unwrap();
+            // Those for whom there is no place are closed.
+            stream.write_all(opening.as_bytes()).await.ok();
+            kept.push(stream);
+            sleep(Duration::from_millis(5)).await;
+        }
+        kept
+    };
+    let mut most = 0;
+    let others = async {
+        loop {
+            let start = Instant::now();
+            let answer = timeout(Duration::from_secs(2), answer_to_another_address(process.address())).await;
+            assert!(answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")), "others are served, it took {:?}", start.elapsed());
+            most = most.max(process.descriptors());
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let kept = tokio::select! {
+        kept = attack => kept,
+        () = others => unreachable!("it has no end"),
+    };
+    assert!(most > before + PLACES / 2, "the attack takes places: {most} descriptors, {before} before");
+    assert!(most <= before + PLACES + BESIDES, "{ATTACKS} connections: {most} descriptors, {before} before");
+    eventually("what the attacker keeps is closed", || async { process.descriptors() <= before + BESIDES }).await;
+    drop(kept);
+    process.terminate().await;
+}
+
+/// What somebody is told who comes from another address than the rest of the world.
+async fn answer_to_another_address(server: SocketAddr) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = socket.connect(server).await.unwrap();
+    stream.write_all(b"GET /projects HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

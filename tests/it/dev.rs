@@ -19,6 +19,8 @@ use nix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::audit_lines;
+
 const WHATSNEXT: &str = env!("CARGO_BIN_EXE_whatsnext");
 
 /// A first start makes a database, on a machine that may be busy with other tests.
@@ -192,6 +194,12 @@ async fn two_servers_share_what_the_next_run_finds_again() {
     dev = Dev::start(folder.path()).await;
     assert!(get(folder.path(), dev.port, "/projects/name/kept").await.is_some());
     dev.stop(Signal::SIGINT).await;
+
+    let lines = audit_lines(&folder.path().join("audit"));
+    let made: Vec<&Value> = lines.iter().filter(|line| line["event.action"] == "create_key").collect();
+    let key = fs::read_to_string(folder.path().join("admin-key")).expect("the first key");
+    assert_eq!(made.len(), 1, "the first key was made once, and that is recorded");
+    assert!(key.starts_with(&format!("wn_{}_", made[0]["whatsnext.target"]["made"].as_str().expect("its id"))), "{}", made[0]);
 }
 
 #[tokio::test]

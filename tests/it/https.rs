@@ -1,6 +1,10 @@
 //! HTTPS in the server: certificates, those of clients too, and what comes before the first request.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, Version, client::conn};
@@ -14,7 +18,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use whatsnext::app::App;
 
-use crate::support::{Authority, Pair, Server, TestDatabase, connect, eventually};
+use crate::support::{Authority, Pair, Server, TestDatabase, connect, eventually, program};
 
 const BOTH: [&str; 2] = ["h2", "http/1.1"];
 
@@ -170,6 +174,28 @@ async fn a_server_does_not_start_with_a_certificate_that_is_none() {
     assert!(error.contains(&name(&early)) && error.contains("look at the clock"), "{error}");
     let error = refused(&good.certificate(), &good.key(), &good.key().display().to_string());
     assert!(error.starts_with("tls_client_ca_file: ") && error.contains("key.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_check_says_that_a_certificate_ends_soon_and_refuses_one_that_has() {
+    let (database, authority) = (TestDatabase::new().await, Authority::new());
+    let day = Duration::from_secs(24 * 60 * 60);
+    let ends_in = |days| authority.issue_with(&["localhost"], |params| params.not_after = (SystemTime::now() + day * days).into());
+    let check = |pair: &Pair| {
+        let mut command = program(&database);
+        command.args(["serve", "--check"]).env("TLS_CERT_FILE", pair.certificate()).env("TLS_KEY_FILE", pair.key());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.success(), said)
+    };
+    let (soon, late) = (ends_in(29), ends_in(31));
+    let warning = format!("# warning: tls_cert_file: the certificate in {} ends on ", soon.certificate().display());
+    let (is_good, said) = check(&soon);
+    assert!(is_good && said.contains(&warning), "{said}");
+    let (is_good, said) = check(&late);
+    assert!(is_good && !said.contains("# warning: tls_cert_file"), "{said}");
+    let (is_good, said) = check(&authority.issue_expired(&["localhost"]));
+    assert!(!is_good && said.contains("expired on 2020-01-01"), "{said}");
 }
 
 #[tokio::test]

@@ -39,3 +39,4 @@ mod tls;
 mod tokens;
 mod topology;
 mod traces;
+mod unread;

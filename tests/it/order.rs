@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use nix::sys::signal::Signal;
 use redis::AsyncCommands as _;
 use reqwest::Method;
 use serde_json::json;
@@ -294,6 +295,43 @@ async fn a_proof_is_of_one_key_and_one_hash_and_opens_nothing_that_has_ended() {
     }
 }
 
+/// How often Redis was asked to decide about keys: each call reads the key's record, and nothing else reads it in this way.
+async fn decisions(redis: &RedisServer) -> u32 {
+    let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+/// Each is decided by itself all the same: everybody who comes in is told of one less that remains, and whoever comes after the last is refused.
+#[tokio::test]
+async fn requests_of_a_key_that_wait_for_redis_are_decided_in_one_call() {
+    const TOGETHER: u32 = 60;
+    const LIMIT: u32 = 10 * TOGETHER - 20;
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start(&[]).await);
+    let server = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("REDIS_URL", &redis.url())]).await;
+    let key = make_key_with(&database, Grants::All(Role::Admin), |new| new.rate_limit = Some(LIMIT)).await;
+    let api = server.api.with_key(key.expose());
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        redis.signal(Signal::SIGSTOP);
+        let goes_on = async {
+            // Less than a request waits before it goes on without Redis.
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            redis.signal(Signal::SIGCONT);
+        };
+        told.extend(tokio::join!(join_all((0..TOGETHER).map(|_| api.get("/projects"))), goes_on).0);
+    }
+    let asked = decisions(&redis).await;
+    let (admitted, refused): (Vec<_>, Vec<_>) = told.into_iter().partition(|told| told.status == 200);
+    let remaining = admitted.iter().map(|told| told.header("ratelimit").strip_prefix("\"default\";r=").expect("what Redis said"));
+    let mut remaining: Vec<u32> = remaining.map(|told| told.split(';').next().unwrap().parse().unwrap()).collect();
+    remaining.sort_unstable();
+    assert_eq!(remaining, (0..LIMIT).collect::<Vec<_>>(), "each was told of another number");
+    assert_eq!(refused.len(), 20);
+    refused.into_iter().for_each(|refused| drop(refused.problem(429)));
+    assert!(asked < 10 * TOGETHER / 4, "{} requests asked Redis {asked} times", 10 * TOGETHER);
+}
+
 /// Over its limit, a key costs Redis one call a second, however many requests come with it at once. It is refused whatever it asks for, but for what is open to
 /// everybody and for what is counted apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,17 +341,11 @@ async fn a_flood_over_a_limit_costs_redis_one_call_a_second() {
     let server = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("REDIS_URL", &url), ("DOCS", "public")]).await;
     let key = make_key_with(&database, Grants::All(Role::Admin), |new| new.rate_limit = Some(3)).await;
     let api = server.api.with_key(key.expose());
-    // Each decision about a key reads its record, and nothing else reads it in this way.
-    let calls = async || {
-        let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next());
-        calls.expect("there were some").parse::<u32>().unwrap()
-    };
     for _ in 0..3 {
         api.get("/projects").await.expect(200);
     }
     api.get("/projects").await.problem(429);
-    let (before, start) = (calls().await, Instant::now());
+    let (before, start) = (decisions(&redis).await, Instant::now());
     let asking = (0..32).map(|_| async {
         let mut refused = 0;
         while start.elapsed() < Duration::from_secs(4) {
@@ -323,7 +355,7 @@ async fn a_flood_over_a_limit_costs_redis_one_call_a_second() {
         refused
     });
     let refused: u32 = join_all(asking).await.into_iter().sum();
-    let (asked, seconds) = (calls().await - before, start.elapsed().as_secs_f64());
+    let (asked, seconds) = (decisions(&redis).await - before, start.elapsed().as_secs_f64());
     assert!(refused > 500, "it was a flood: {refused}");
     assert!((3.0..=seconds + 1.0).contains(&f64::from(asked)), "{refused} refusals in {seconds:.1} s asked Redis {asked} times");
 

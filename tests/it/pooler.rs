@@ -12,6 +12,7 @@ use nix::{
     sys::signal::Signal,
     unistd::{Uid, User, geteuid},
 };
+use reqwest::Method;
 use serde_json::json;
 use whatsnext::{
     access::{Grants, Role},
@@ -151,6 +152,25 @@ async fn the_queue_works_behind_pgbouncer() {
     database.assert_graph_is_true().await;
     let left = join_all((0..9).map(|_| in_a_session(&url, "select count(*) from pg_prepared_statements, pg_sleep(0.1)"))).await;
     assert_eq!(left, ["0"; 9], "no statement is left in a session");
+}
+
+/// Whoever is refused may ask again at once, which is done over another connection: no lock of the refused transaction is left by then.
+#[tokio::test]
+async fn who_is_refused_meets_no_lock_of_what_was_refused() {
+    let database = TestDatabase::new().await;
+    let pooler = Pooler::start(&database).await;
+    let url = pooler.url(&database);
+    let server = Process::start_with(&database, &[("DATABASE_URL", &url), ("DATABASE_POOLER", "transaction")]).await;
+    let (project, task) = server.api.project_with_task("p").await;
+    let submit = async |name: String| {
+        let job = json!({"name": name, "project_id": project, "task_id": task, "parameters": {}}).to_string();
+        let headers = [("idempotency-key", "one"), ("content-type", "application/json")];
+        server.api.send_with(Method::POST, "/jobs", &headers, job.into()).await
+    };
+    submit("first".to_owned()).await.expect(201);
+    for n in 0..300 {
+        submit(n.to_string()).await.problem(422);
+    }
 }
 
 /// What a session answers, whichever it is.

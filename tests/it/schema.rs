@@ -2,7 +2,12 @@
 
 mod rules;
 
-use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use refinery::{Runner, Target, load_sql_migrations};
 use tokio::time::{Instant, sleep, timeout};
@@ -157,6 +162,13 @@ async fn no_version_rewrites_a_table() {
     assert_eq!(since, [], "the rules hold since");
 }
 
+/// The program by the direct way to PostgreSQL, whatever way servers have: time-outs for locks are said in a session, of which a pooler has none.
+fn directly(database: &TestDatabase) -> Command {
+    let mut command = program(database);
+    command.env("DATABASE_URL", database.url()).env("DATABASE_POOLER", "none");
+    command
+}
+
 /// What has to be changed is in use for a while: others work on, and in the end it is changed.
 #[tokio::test]
 async fn a_migration_lets_others_by_while_it_waits() {
@@ -165,7 +177,7 @@ async fn a_migration_lets_others_by_while_it_waits() {
     let (mut reader, worker, watcher) = (database.connect().await, database.connect().await, database.connect().await);
     let report = reader.transaction().await.unwrap();
     report.query_one("select count(*) from jobs", &[]).await.unwrap();
-    let mut migrate = program(&database);
+    let mut migrate = directly(&database);
     migrate.args(["migrate", "--lock-timeout", "300ms", "--patience", "1m"]).stdout(Stdio::piped());
     let process = migrate.spawn().unwrap();
     let (mut waited, mut longest) = (0, Duration::ZERO);
@@ -204,7 +216,7 @@ async fn a_migration_gives_up_and_says_what_to_do() {
     let report = reader.transaction().await.unwrap();
     report.query_one("select count(*) from jobs", &[]).await.unwrap();
     let run = |patience: &'static str| {
-        let mut migrate = program(&database);
+        let mut migrate = directly(&database);
         migrate.args(["migrate", "--lock-timeout", "100ms", "--patience", patience]);
         tokio::task::spawn_blocking(move || migrate.output().unwrap())
     };

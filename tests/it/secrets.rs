@@ -256,11 +256,44 @@ async fn the_keys_of_the_configuration_are_changed_without_a_restart() {
     let process = Process::start_with(&database, &settings).await;
     let status = async |key: &str| process.api.with_key(key).get("/projects").await.status;
     assert_eq!((status("one").await, status("two").await, status("three").await), (200, 200, 401));
+    process.api.with_key("two").post("/projects", json!({"name": "p"})).await.expect(201);
     write(&file, "two,three");
     process.signal(Signal::SIGHUP);
     eventually("they are read", || async { reloads(&audit) == ["success"] }).await;
     assert_eq!((status("one").await, status("two").await, status("three").await), (401, 200, 200));
+    process.api.with_key("three").delete("/projects/1").await;
+    process.api.with_key("two").delete("/projects/1").await;
     process.terminate().await;
+    // Told apart by their places, of which nobody learns anything about them.
+    let lines = audit_lines(&audit);
+    let whose = |action: &str| -> Vec<Value> {
+        lines.iter().filter(|line| line["event.action"] == action).map(|line| line["user.id"].clone()).collect()
+    };
+    assert_eq!(whose("create_project"), ["configuration:2"]);
+    assert_eq!(whose("delete_project"), ["configuration:2", "configuration:1"]);
+}
+
+#[tokio::test]
+async fn settings_that_need_a_restart_are_named_when_they_are_read_again() {
+    let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let (file, audit) = (in_folder(&folder, "whatsnext.toml"), in_folder(&folder, "audit"));
+    fs::write(&file, "docs = \"key\"\nbackoff_seconds = 10\n").unwrap();
+    let with_file = |command: &Command| {
+        let mut command = Command::new(command.get_program());
+        command.args(["serve", "--config"]).arg(&file);
+        command
+    };
+    let process = Process::start_by(&database, with_file, &[("AUDIT_LOG_DIR", audit.to_str().unwrap())]).await;
+    process.signal(Signal::SIGHUP);
+    eventually("nothing is new", || async { reloads(&audit) == ["success"] }).await;
+    let changed = "docs = \"off\"\nbackoff_seconds = 10\naudit_key = \"canary\"\napi_keys = \"canary\"\n";
+    fs::write(&file, changed).unwrap();
+    process.signal(Signal::SIGHUP);
+    eventually("what can be taken is taken", || async { reloads(&audit) == ["success", "success"] }).await;
+    let log = process.terminate().await;
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("need a restart")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("\"audit_key, docs\""), "{log}");
+    assert!(!log.contains("canary"), "{log}");
 }
 
 #[tokio::test]

@@ -66,20 +66,20 @@ impl Inner {
             Ok(Some(None)) => return Credential::Unreadable,
             Ok(Some(Some(text))) => text,
         };
-        match (Key::parse(&text), Token::parse(&text)) {
-            (Ok(key), _) => {
-                let version = self.verifier.verified_version(&key);
-                Credential::Key(key, version)
-            }
-            (Err(_), Ok(token)) => Credential::Token(token.digest()),
-            (Err(_), Err(_)) if self.configured().is_empty() => Credential::Unreadable,
-            (Err(_), Err(_)) => Credential::Text(text),
+        if let Ok(key) = Key::parse(&text) {
+            let version = self.verifier.verified_version(&key);
+            return Credential::Key(key, version);
+        }
+        match Token::parse(&text) {
+            Ok(token) => Credential::Token(token.digest()),
+            Err(_) if self.configured().is_empty() => Credential::Unreadable,
+            Err(_) => Credential::Text(text.into_owned()),
         }
     }
 
     fn address(&self, request: &Request) -> IpAddr {
         let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
-        let Some(header) = self.forwarded.header() else { return peer.to_canonical() };
+        let Some(header) = self.forwarded.header().filter(|_| self.proxies.contains(peer)) else { return peer.to_canonical() };
         let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
         self.proxies.client(peer, self.forwarded, lines)
     }

@@ -1,5 +1,7 @@
 //! The key of a request, in one of the three ways to give one.
 
+use std::{borrow::Cow, str};
+
 use poem::http::{HeaderMap, HeaderName, header};
 
 use crate::api::Error;
@@ -15,7 +17,7 @@ const MAX_LENGTH: usize = 512;
 /// # Errors
 ///
 /// 400, if two different keys are presented. One that cannot be read is [`None`] inside: it is no key.
-pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Option<String>>, Error> {
+pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Option<Cow<'_, str>>>, Error> {
     let own = headers.get_all(API_KEY).iter().map(|value| text(value.as_bytes()));
     let authorization = headers.get_all(header::AUTHORIZATION).iter().map(|value| authorization(value.as_bytes()));
     let mut all = own.chain(authorization);
@@ -27,7 +29,7 @@ pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Option<String>>, E
 }
 
 /// The key of an `Authorization` header: a bearer token, or the password of Basic credentials (RFC 7617) with any user name.
-fn authorization(value: &[u8]) -> Option<String> {
+fn authorization(value: &[u8]) -> Option<Cow<'_, str>> {
     let space = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {
@@ -38,12 +40,12 @@ fn authorization(value: &[u8]) -> Option<String> {
     }
     let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, rest).ok()?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;
-    text(&decoded[colon + 1..])
+    text(&decoded[colon + 1..]).map(|text| text.into_owned().into())
 }
 
-fn text(value: &[u8]) -> Option<String> {
+fn text(value: &[u8]) -> Option<Cow<'_, str>> {
     let is_text = (1..=MAX_LENGTH).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
-    is_text.then(|| String::from_utf8_lossy(value).into_owned())
+    str::from_utf8(value).ok().filter(|_| is_text).map(Cow::Borrowed)
 }
 
 #[cfg(test)]
@@ -57,7 +59,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header's value"));
         }
-        presented(&map).map_err(|error| error.to_string())
+        presented(&map).map(|found| found.map(|text| text.map(Cow::into_owned))).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, or by this server alone while Redis is away.
+//! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, which is asked once for all who ask the same
+//! while it is being asked, or by this server alone while Redis is away.
 
 use std::{
     future::ready,
+    hash::{Hash, Hasher},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,7 @@ use crate::{
     api::Error,
     config::RedisFailure,
     limits::{
-        Admission, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window,
+        Admission, Admissions, Guard, Limits, Local, Owed, Refused, Standing, Together, Verdict, Window,
         refused::{Memory, Refusal},
     },
     redis::{Away, Redis},
@@ -31,10 +34,26 @@ const TOGETHER: usize = 32;
 pub(super) struct Decider {
     redis: Redis,
     limits: Limits,
+    asked: Together<Question, Result<Arc<Admissions>, Away>>,
     /// By whose window it is, and what was asked.
     refused: Refused<(Subject, &'static str), Error>,
     local: Local,
     on_failure: RedisFailure,
+}
+
+/// What is asked of Redis.
+#[derive(PartialEq, Eq)]
+struct Question {
+    subject: Subject,
+    guard: Option<Guard>,
+    windows: Vec<Window>,
+}
+
+impl Hash for Question {
+    /// By what nearly all of them differ in.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.subject.hash(state);
+    }
 }
 
 /// What was decided.
@@ -52,7 +71,7 @@ pub(super) enum Decision {
 impl Decider {
     pub(super) fn new(redis: Redis, on_failure: RedisFailure) -> Self {
         let limits = Limits::new(redis.prefix());
-        Self { redis, limits, refused: Refused::default(), local: Local::default(), on_failure }
+        Self { redis, limits, asked: Together::default(), refused: Refused::default(), local: Local::default(), on_failure }
     }
 
     /// Decides, by the subject's record too if there is a guard. `class` names what is asked, in memory.
@@ -71,10 +90,9 @@ impl Decider {
         if let Memory::Refused(refusal) = memory {
             return Err(refusal);
         }
-        let name = subject.to_string();
-        let Ok(attempt) = self.redis.attempt(&name) else { return self.without_redis() };
-        let mut connection = attempt.connection();
-        match attempt.answer(self.limits.admit(&mut connection, &name, guard, windows)).await {
+        let question = Question { subject, guard, windows: windows.to_vec() };
+        let (place, answer) = self.asked.ask(question, |times| self.admit_each(subject, guard, windows, times)).await;
+        match answer.map(|admissions| admissions.of(place)) {
             Ok(Admission::Admitted { standings }) => {
                 if matches!(memory, Memory::Past) {
                     self.refused.forget(&(subject, class));
@@ -91,6 +109,14 @@ impl Decider {
             Ok(Admission::Gone) => Ok(Decision::Gone),
             Err(Away) => self.without_redis(),
         }
+    }
+
+    /// Asks Redis for so many who ask the same.
+    async fn admit_each(&self, subject: Subject, guard: Option<Guard>, windows: &[Window], times: usize) -> Result<Arc<Admissions>, Away> {
+        let name = subject.to_string();
+        let attempt = self.redis.attempt(&name)?;
+        let mut connection = attempt.connection();
+        attempt.answer(self.limits.admit_each(&mut connection, &name, guard, windows, times)).await.map(Arc::new)
     }
 
     /// The refusal of a moment ago, if it still holds: 429.

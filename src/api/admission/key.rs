@@ -101,7 +101,10 @@ impl Inner {
             let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
             let Some(record) = record.filter(|_| is_right) else { return Ok(None) };
             match self.of_key(&record, None, arrival.class).await? {
-                Outcome::In(pass) => return Ok(Some(pass)),
+                Outcome::In(pass) => {
+                    self.known.insert(record.id, record);
+                    return Ok(Some(pass));
+                }
                 Outcome::Gone => return Ok(None),
                 Outcome::Changed => {}
             }

@@ -309,7 +309,7 @@ impl Inner {
         let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
         let told = self.without_record(Subject::Configured(position), arrival.class.name(), &windows).await?;
-        Ok(Pass { principal: Principal::configured(), told })
+        Ok(Pass { principal: Principal::configured(position), told })
     }
 
     /// The window of a key that is right, if its record is still this one and good, and the token too that was given in its place.
@@ -328,7 +328,6 @@ impl Inner {
                 None => return Ok(Outcome::Gone),
             },
         };
-        self.known.insert(record.id, record.clone());
         self.last_used.note(record.id);
         let principal = match token {
             Some(Deputy { held, digest }) => Principal::of_token(record, held, digest),

@@ -22,8 +22,8 @@ pub struct Principal {
 pub enum Who {
     /// Whoever reached the port (`disable_auth`).
     Anybody,
-    /// A key of the configuration.
-    Configured,
+    /// A key of the configuration, by its place in the list.
+    Configured(usize),
     /// A key.
     Key(Arc<Record>),
     /// A token of a key, by its digest.
@@ -42,8 +42,8 @@ impl Principal {
         Self { who: Who::Anybody, power: Arc::new(Power::FULL) }
     }
 
-    pub(super) fn configured() -> Self {
-        Self { who: Who::Configured, power: Arc::new(Power::FULL) }
+    pub(super) fn configured(position: usize) -> Self {
+        Self { who: Who::Configured(position), power: Arc::new(Power::FULL) }
     }
 
     pub(super) fn of(record: &Arc<Record>) -> Self {
@@ -69,7 +69,7 @@ impl Principal {
     pub fn name(&self) -> String {
         match &self.who {
             Who::Anybody => "anybody".to_owned(),
-            Who::Configured => "configured".to_owned(),
+            Who::Configured(_) => "configured".to_owned(),
             Who::Key(record) | Who::Token { key: record, .. } => format!("key {}", record.id),
         }
     }
@@ -80,7 +80,7 @@ impl Principal {
             Who::Key(record) | Who::Token { key: record, .. } if self.check(Scope::Admin).is_err() => {
                 Some(Owner { user: record.user.as_ref().map(|user| user.id), key: record.id.to_string() })
             }
-            Who::Anybody | Who::Configured | Who::Key(_) | Who::Token { .. } => None,
+            Who::Anybody | Who::Configured(_) | Who::Key(_) | Who::Token { .. } => None,
         }
     }
 
@@ -161,7 +161,7 @@ impl Principal {
     fn missing(&self, scope: Scope, project: Option<i64>) -> Error {
         let what = match &self.who {
             Who::Token { .. } => "token",
-            Who::Key(_) | Who::Configured | Who::Anybody => "key",
+            Who::Key(_) | Who::Configured(_) | Who::Anybody => "key",
         };
         let place = project.map(|project| format!(" in project {project}")).unwrap_or_default();
         let detail = format!("This {what} may not do that: it lacks the scope {}{place}.", Needed::from(scope).as_str());

@@ -36,7 +36,7 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let record = match known.take() {
                 Some(record) => Some(record),
-                None => self.look_up(held.key).await?,
+                None => self.look_up(held.key).await?.inspect(|record| self.known.insert(held.key, record.clone())),
             };
             let outcome = match record {
                 Some(record) => self.of_key(&record, Some(Deputy { held: &held, digest: *digest }), arrival.class).await?,

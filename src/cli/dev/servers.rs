@@ -91,8 +91,8 @@ fn log(port: u16) -> String {
     format!("server-{port}")
 }
 
-/// A server's settings. What else is set in the environment holds for it too: `LOG_FILTER=debug whatsnext dev`.
-fn environment(stores: &Stores, port: u16) -> Vec<(String, Option<String>)> {
+/// A server's settings, and those of a command beside it. What else is set in the environment holds for it too: `LOG_FILTER=debug whatsnext dev`.
+pub(super) fn environment(stores: &Stores, port: u16) -> Vec<(String, Option<String>)> {
     let own = [
         ("host", HOST.to_string()),
         ("port", port.to_string()),

@@ -56,6 +56,11 @@ impl Seal {
         }
     }
 
+    /// Whether a chain of this name is under this seal.
+    pub(super) fn is_of(&self, chain: &str) -> bool {
+        if self.is_keyed() { chain.starts_with(&self.prefix()) } else { !is_keyed(chain) }
+    }
+
     /// What the names of chains under this seal begin with. It tells keys apart, and nothing of them.
     pub(super) fn prefix(&self) -> String {
         match &self.0 {
@@ -63,6 +68,11 @@ impl Seal {
             Some(_) => format!("{}-", &hex(&self.of(b"whatsnext audit chain"))[..8]),
         }
     }
+}
+
+/// Whether a chain of this name is under a key, whichever.
+pub(super) fn is_keyed(chain: &str) -> bool {
+    chain.contains('-')
 }
 
 /// A line that is known to have been in a chain: `CHAIN:LINE:HASH`.
@@ -122,7 +132,9 @@ pub(super) struct Link {
     pub(super) previous: Hash,
     /// As it says itself.
     pub(super) hash: Hash,
-    /// Whether it is so.
+    /// The line up to which it says that files were removed.
+    pub(super) removed_to: Option<u64>,
+    /// Whether its hash is as it says.
     pub(super) is_whole: bool,
 }
 
@@ -139,13 +151,15 @@ impl Link {
             line: u64,
             #[serde(rename = "whatsnext.audit.previous")]
             previous: String,
+            #[serde(rename = "whatsnext.audit.removed_to")]
+            removed_to: Option<u64>,
         }
-        let Members { action, chain, line: number, previous } = serde_json::from_slice(line).ok()?;
+        let Members { action, chain, line: number, previous, removed_to } = serde_json::from_slice(line).ok()?;
         let hash = line.strip_suffix(b"\"}")?;
         let (rest, hash) = hash.split_at_checked(hash.len().checked_sub(64)?)?;
         let text = rest.strip_suffix(HASH.as_bytes())?;
         let hash = unhex(std::str::from_utf8(hash).ok()?)?;
-        Some(Self { chain, action, line: number, previous: unhex(&previous)?, hash, is_whole: seal.of(text) == hash })
+        Some(Self { chain, action, line: number, previous: unhex(&previous)?, hash, removed_to, is_whole: seal.of(text) == hash })
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Event<'a> {
     /// What came of it.
     #[serde(rename = "event.outcome")]
     pub outcome: Outcome,
-    /// Who did it: `user:7`, `key:ID`, `configuration`, `anybody`, `os:1000`.
+    /// Who did it: `user:7`, `key:ID`, `configuration:2` (the second of `api_keys`), `anybody`, `os:1000`.
     #[serde(rename = "user.id", skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The key with which it was done.
@@ -63,6 +63,9 @@ pub struct Event<'a> {
     /// How many bytes at the end of the file were no whole line and were cut off when the log was opened.
     #[serde(rename = "whatsnext.audit.torn_bytes", skip_serializing_if = "Option::is_none")]
     pub torn_bytes: Option<u64>,
+    /// The last line of the chain in the files that were removed since they were old (`audit_retention_days`).
+    #[serde(rename = "whatsnext.audit.removed_to", skip_serializing_if = "Option::is_none")]
+    pub removed_to: Option<u64>,
     /// When the first of what is counted happened.
     #[serde(rename = "event.start", skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub since: Option<DateTime<Utc>>,
@@ -141,6 +144,7 @@ impl Event<'_> {
             folded: None,
             lost: None,
             torn_bytes: None,
+            removed_to: None,
             since: None,
             process: None,
         }

@@ -2,18 +2,23 @@
 //!
 //! A chain's lines are in files named `audit-CHAIN.DATE.LINE.jsonl`, of the day (UTC) on which they were begun and their first line's number: a new one each
 //! day. The numbers give their order, so a clock that jumps, also backwards, breaks nothing. `audit-CHAIN.lock` is locked by the process that writes the
-//! chain: each takes the first that nobody has. So there are as many chains as there were processes at a time, and a server that was restarted goes on
-//! where one has ended.
+//! chain: each takes one that is there and that nobody has. So there are as many chains as there were processes at a time, and a server that was restarted
+//! goes on where one has ended. The lock also says that the chain was begun: one that has no files any more is not begun anew, but found.
+//!
+//! A chain is named after the host on which it began and with a random number: those of several hosts, or of before and after everything was taken away, are
+//! told apart wherever they are collected.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use chrono::NaiveDate;
+use nix::unistd::gethostname;
+use uuid::Uuid;
 
 use super::chain::{Head, Link, Seal};
 
@@ -23,8 +28,11 @@ pub(super) const LONGEST: u64 = 64 * 1024;
 /// For whom files can be read: their owner, and the owner's group, for whoever collects them.
 const MODE: u32 = 0o640;
 
-/// How many processes can share a folder.
-const CHAINS: usize = 1000;
+/// How many characters of a host's name are in those of its chains.
+const HOST: usize = 40;
+
+/// What is in the lock of a chain that was begun.
+const BEGUN: &[u8] = b"This chain was begun. If none of its files is here, they were taken away.\n";
 
 /// A file's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +56,7 @@ impl Name {
 }
 
 fn is_chain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// The files in a folder, for each chain in the order of their lines.
@@ -65,6 +73,32 @@ pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Vec<Name>>> {
     Ok(chains)
 }
 
+/// The chains in a folder that have a lock.
+fn locks(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let mut chains = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let chain = name.to_str().and_then(|name| name.strip_prefix("audit-")?.strip_suffix(".lock"));
+        chains.extend(chain.filter(|chain| is_chain(chain)).map(ToOwned::to_owned));
+    }
+    Ok(chains)
+}
+
+/// The chains in a folder that were begun, that nobody writes, and of which nothing is left.
+pub(super) fn taken_away(folder: &Path) -> io::Result<Vec<String>> {
+    let files = list(folder)?;
+    let is_begun = |chain: &String| fs::metadata(lock_file(folder, chain)).is_ok_and(|lock| lock.len() > 0);
+    let gone = locks(folder)?.into_iter().filter(|chain| !files.contains_key(chain) && is_begun(chain) && !is_being_written(folder, chain));
+    Ok(gone.collect())
+}
+
+/// A new chain's name.
+fn new_name(seal: &Seal) -> String {
+    let host = gethostname().unwrap_or_default();
+    let host: String = host.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(HOST).collect();
+    format!("{}{host}_{}", seal.prefix(), &Uuid::new_v4().simple().to_string()[..8])
+}
+
 /// A chain that this process alone writes.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -74,38 +108,63 @@ pub(super) struct Place {
     pub(super) last: Option<Name>,
     /// How many bytes at its end were cut off, since they were no whole line.
     pub(super) torn_bytes: u64,
-    _lock: File,
+    lock: File,
 }
 
 impl Place {
-    /// Makes the folder if it is not there, and takes the first chain that nobody else has and that can be continued.
+    /// Makes the folder if it is not there, and takes a chain that nobody else has and that can be continued, or begins one.
     pub(super) fn take(folder: &Path, seal: &Seal) -> io::Result<Self> {
         make_folder(folder)?;
-        for number in 1..=CHAINS {
-            let chain = format!("{}{number}", seal.prefix());
-            let lock = match open(&lock_file(folder, &chain), OpenOptions::new().write(true).create(true).truncate(false)) {
-                // Somebody else's, as one that root made.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && lock_file(folder, &chain).exists() => continue,
-                lock => lock?,
-            };
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => continue,
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-            match Self::resume(folder, seal, &chain, lock) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied) => {
-                    tracing::error!(%error, chain, "a chain of the audit log cannot be continued: the next one is used. See `whatsnext audit verify`");
-                }
-                place => return place,
+        let chains: BTreeSet<String> = list(folder)?.into_keys().chain(locks(folder)?).collect();
+        for chain in chains.into_iter().filter(|chain| seal.is_of(chain)) {
+            if let Some(place) = Self::go_on(folder, seal, &chain)? {
+                return Ok(place);
             }
         }
-        Err(io::Error::other("all chains are in use"))
+        let chain = new_name(seal);
+        let lock = open(&lock_file(folder, &chain), OpenOptions::new().write(true).create_new(true))?;
+        lock.try_lock()?;
+        Ok(Self { chain, head: Head::NONE, last: None, torn_bytes: 0, lock })
+    }
+
+    /// Takes this chain if nobody else has it and it can be continued.
+    fn go_on(folder: &Path, seal: &Seal, chain: &str) -> io::Result<Option<Self>> {
+        let path = lock_file(folder, chain);
+        let lock = match open(&path, OpenOptions::new().write(true).create(true).truncate(false)) {
+            // Somebody else's, as one that root made.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => return Ok(None),
+            lock => lock?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let is_begun = lock.metadata()?.len() > 0;
+        match Self::resume(folder, seal, chain, lock) {
+            Ok(Self { last: None, .. }) if is_begun => {
+                tracing::error!(chain, lock = %path.display(), "all files of a chain of the audit log were taken away: another one is used");
+                Ok(None)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied) => {
+                tracing::error!(%error, chain, "a chain of the audit log cannot be continued: another one is used. See `whatsnext audit verify`");
+                Ok(None)
+            }
+            place => place.map(Some),
+        }
+    }
+
+    /// Says in the lock that there are files.
+    pub(super) fn say_begun(&mut self) -> io::Result<()> {
+        if self.lock.metadata()?.len() == 0 {
+            self.lock.write_all(BEGUN)?;
+        }
+        Ok(())
     }
 
     fn resume(folder: &Path, seal: &Seal, chain: &str, lock: File) -> io::Result<Self> {
         let files = list(folder)?.remove(chain).unwrap_or_default();
-        let mut place = Self { chain: chain.to_owned(), head: Head::NONE, last: None, torn_bytes: 0, _lock: lock };
+        let mut place = Self { chain: chain.to_owned(), head: Head::NONE, last: None, torn_bytes: 0, lock };
         for name in files.into_iter().rev() {
             let mut file = open(&name.in_folder(folder), OpenOptions::new().read(true).write(true))?;
             let metadata = file.metadata()?;
@@ -162,7 +221,7 @@ pub(super) fn is_being_written(folder: &Path, chain: &str) -> bool {
     lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-fn lock_file(folder: &Path, chain: &str) -> PathBuf {
+pub(super) fn lock_file(folder: &Path, chain: &str) -> PathBuf {
     folder.join(format!("audit-{chain}.lock"))
 }
 

@@ -132,7 +132,8 @@ impl Audit {
             return Ok(Self::default());
         }
         let tally = Arc::new(Tally::new(settings.audit_failure));
-        let mut writer = Writer::new(folder, Seal::new(settings.audit_key.expose_secret()), tally.clone());
+        let (seal, kept_days) = (Seal::new(settings.audit_key.expose_secret()), settings.audit_retention_days);
+        let mut writer = Writer::new(folder, seal, kept_days, tally.clone());
         match writer.open() {
             Err(error) if settings.audit_failure == AuditFailure::Stop || !is_full(&error) => {
                 return Err(OpenError { folder: folder.display().to_string(), error });

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    chain::{Anchor, Head, Link, Seal, hex},
-    files::{LONGEST, Name, is_being_written, list},
+    chain::{Anchor, Head, Link, Seal, hex, is_keyed},
+    files::{LONGEST, Name, is_being_written, list, lock_file, taken_away},
 };
 
 /// What was found.
@@ -50,8 +50,8 @@ pub struct Allowed {
 pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) -> io::Result<Report> {
     let mut report = Report::default();
     for (chain, files) in list(folder)? {
-        let is_keyed = chain.contains('-');
-        if is_keyed && !(seal.is_keyed() && chain.starts_with(&seal.prefix())) {
+        let is_keyed = is_keyed(&chain);
+        if is_keyed && !(seal.is_keyed() && seal.is_of(&chain)) {
             report.faults.push(format!("chain {chain}: its lines are sealed with a key that was not given"));
             continue;
         }
@@ -59,8 +59,13 @@ pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) ->
             report.faults.push(format!("chain {chain}: its lines are not sealed with the key, so anybody may have written them"));
         }
         let seal = if is_keyed { seal.clone() } else { Seal::new("") };
-        let reader = Reader { folder, chain: &chain, seal, known, head: None, first: 0, runs: false, report: &mut report };
+        let reader = Reader { folder, chain: &chain, seal, known, head: None, first: 0, missing: None, runs: false, report: &mut report };
         reader.read(&files, allowed.pruned)?;
+    }
+    for chain in taken_away(folder)? {
+        let lock = lock_file(folder, &chain);
+        let what = format!("chain {chain}: all of its files were taken away (if that was on purpose, remove {} too)", lock.display());
+        report.faults.push(what);
     }
     for anchor in known {
         let chain = report.chains.iter().find(|chain| chain.last.chain == anchor.chain);
@@ -68,7 +73,7 @@ pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) ->
             report.faults.push(format!("chain {}: line {} is known to have been there, and is not", anchor.chain, anchor.line));
         }
     }
-    if seal.is_keyed() && !report.chains.iter().any(|chain| chain.last.chain.starts_with(&seal.prefix())) {
+    if seal.is_keyed() && !report.chains.iter().any(|chain| seal.is_of(&chain.last.chain)) {
         report.faults.push("nothing here is sealed with the key that was given".to_owned());
     }
     Ok(report)
@@ -82,6 +87,8 @@ struct Reader<'a> {
     /// The line that was read last.
     head: Option<Head>,
     first: u64,
+    /// How many lines are missing before the first, and the place of that, as long as nothing tells that they were removed on purpose.
+    missing: Option<(u64, String)>,
     /// Whether the last server that said that it begins has not said that it ends.
     runs: bool,
     report: &'a mut Report,
@@ -89,11 +96,12 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(mut self, files: &[Name], is_pruned: bool) -> io::Result<()> {
-        if !is_pruned {
-            self.head = Some(Head::NONE);
-        }
         for (number, name) in files.iter().enumerate() {
             self.file(name, number + 1 == files.len())?;
+        }
+        if let Some((count, place)) = self.missing.take_if(|_| !is_pruned) {
+            let lines = if count == 1 { "line 1 is".to_owned() } else { format!("lines 1 to {count} are") };
+            self.fault(&place, &format!("{lines} missing before it"));
         }
         let head = self.head.unwrap_or(Head::NONE);
         let last = Anchor { chain: self.chain.to_owned(), line: head.line, hash: hex(&head.hash) };
@@ -134,7 +142,14 @@ impl Reader<'_> {
         if link.chain != self.chain {
             self.fault(place, &format!("it belongs to chain {}", link.chain));
         }
-        let head = self.head.unwrap_or(Head { line: link.line.saturating_sub(1), hash: link.previous });
+        let head = match self.head {
+            Some(head) => head,
+            None if link.line <= 1 => Head::NONE,
+            None => {
+                self.missing = Some((link.line - 1, place.to_owned()));
+                Head { line: link.line - 1, hash: link.previous }
+            }
+        };
         let next = head.line + 1;
         match link.line {
             line if line == next && link.previous == head.hash => {}
@@ -148,6 +163,11 @@ impl Reader<'_> {
         let known = self.known.iter().filter(|anchor| anchor.chain == self.chain && anchor.line == link.line);
         if known.clone().any(|anchor| anchor.hash != hex(&link.hash)) {
             self.fault(place, "it is known to have been another line");
+        }
+        if let Some(removed) = link.removed_to.filter(|_| link.is_whole)
+            && let Some((count, _)) = self.missing.take_if(|(count, _)| *count <= removed)
+        {
+            self.report.notes.push(format!("{place}: lines 1 to {count} were removed when they had been kept for long enough"));
         }
         match link.action.as_str() {
             STARTED if std::mem::replace(&mut self.runs, true) => {

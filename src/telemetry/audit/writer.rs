@@ -1,7 +1,7 @@
 //! What the thread that writes does: it links lines into the chain and adds them to the day's file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use super::{
     Tally,
     chain::{Anchor, Head, Seal, append, hex},
     event::{Category, Event, Kind, Outcome},
-    files::{Name, Place, append_to, make_folder},
+    files::{Name, Place, append_to, list, make_folder},
 };
 
 /// How many bytes are written together at most.
@@ -29,10 +29,14 @@ const GATHERING: Duration = Duration::from_millis(5);
 pub(super) struct Writer {
     folder: PathBuf,
     seal: Seal,
+    /// Of how many days files are kept; of all if that is 0.
+    kept_days: usize,
     tally: Arc<Tally>,
     clock: Box<dyn Fn() -> DateTime<Utc> + Send>,
     place: Option<Place>,
     file: Option<Opened>,
+    /// Whether that is another file than when it was looked at last for old ones.
+    has_turned: bool,
     /// Events that are not written yet.
     batch: Vec<Vec<u8>>,
     bytes: usize,
@@ -50,9 +54,21 @@ struct Opened {
 }
 
 impl Writer {
-    pub(super) fn new(folder: &Path, seal: Seal, tally: Arc<Tally>) -> Self {
+    pub(super) fn new(folder: &Path, seal: Seal, kept_days: usize, tally: Arc<Tally>) -> Self {
         let (folder, clock) = (folder.to_owned(), Box::new(Utc::now));
-        Self { folder, seal, tally, clock, place: None, file: None, batch: Vec::new(), bytes: 0, told_lost: 0 }
+        Self {
+            folder,
+            seal,
+            kept_days,
+            tally,
+            clock,
+            place: None,
+            file: None,
+            has_turned: false,
+            batch: Vec::new(),
+            bytes: 0,
+            told_lost: 0,
+        }
     }
 
     #[cfg(test)]
@@ -70,7 +86,7 @@ impl Writer {
 
     /// The file of today, whole. One that somebody has taken away is made again: the gap will be found.
     fn opened(&mut self) -> io::Result<&mut Opened> {
-        let place = self.place.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let place = self.place.as_mut().ok_or(io::ErrorKind::NotFound)?;
         let today = (self.clock)().date_naive();
         let is_good = |opened: &Opened| opened.name.date == today && opened.file.metadata().is_ok_and(|file| file.nlink() > 0);
         let before = match self.file.take() {
@@ -86,14 +102,17 @@ impl Writer {
         let name = last.filter(|last| last.date == today).unwrap_or(name);
         make_folder(&self.folder)?;
         let (file, length) = append_to(&name.in_folder(&self.folder))?;
+        place.say_begun()?;
         // Whoever keeps the log elsewhere can tell by this whether what was there still is.
         tracing::info!(head = %anchor(place), "the audit log goes on from this line");
+        self.has_turned = true;
         Ok(self.file.insert(Opened { file, name, length, is_torn: false }))
     }
 
     fn write_batch(&mut self) -> io::Result<()> {
         self.open()?;
         let lost = self.tally.lost();
+        let old = self.old_files();
         let Some(place) = &self.place else { return Err(io::ErrorKind::NotFound.into()) };
         let of_log = |action, outcome| Event::of_process(action, Category::Process, Kind::Info, outcome);
         let mut own = Vec::new();
@@ -103,6 +122,9 @@ impl Writer {
         if lost > self.told_lost {
             own.push(Event { lost: Some(lost - self.told_lost), ..of_log("audit_lines_lost", Outcome::Failure) });
         }
+        if let Some((_, removed_to)) = &old {
+            own.push(Event { removed_to: Some(*removed_to), kind: [Kind::Deletion], ..of_log("audit_files_removed", Outcome::Success) });
+        }
         let own: Vec<Vec<u8>> = own.iter().map(|event| event.to_json((self.clock)())).collect();
         let (mut lines, mut head) = (Vec::with_capacity(2 * self.bytes), place.head);
         for event in own.iter().chain(&self.batch) {
@@ -111,7 +133,25 @@ impl Writer {
         self.opened()?.add(&lines)?;
         self.told_lost = lost;
         self.advance(head);
+        // Only now that it is recorded.
+        for name in old.into_iter().flat_map(|(names, _)| names) {
+            if let Err(error) = fs::remove_file(name.in_folder(&self.folder)) {
+                tracing::warn!(%error, file = %name.in_folder(&self.folder).display(), "an old file of the audit log cannot be removed");
+                break;
+            }
+        }
         Ok(())
+    }
+
+    /// Files that need not be kept any more, the oldest first, and the last line in them. They are counted, a file a day: whatever the clock says, as many stay
+    /// as there are to be.
+    fn old_files(&mut self) -> Option<(Vec<Name>, u64)> {
+        let place = self.place.as_ref()?;
+        let chain = Some(&place.chain).filter(|_| self.kept_days > 0 && self.has_turned)?;
+        self.has_turned = false;
+        let mut files = list(&self.folder).ok()?.remove(chain)?;
+        let kept = files.split_off(files.len().saturating_sub(self.kept_days));
+        (!files.is_empty()).then(|| (files, kept[0].first - 1))
     }
 
     fn advance(&mut self, head: Head) {

@@ -1,6 +1,6 @@
 //! What no client would send: the connection ends, memory stays flat, and others are served.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,6 +13,9 @@ use crate::support::{Authority, Frame, H2, Pair, Process, Server, TestDatabase, 
 
 /// How much a server may grow under any of this.
 const GROWTH: u64 = 64 * 1024 * 1024;
+
+/// Descriptors that a server may come to have besides its clients' connections: those to its stores.
+const STORES: usize = 20;
 
 /// How long an honest client waits at most, on a machine that is busy with the attack.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,9 +42,11 @@ impl Target {
         H2::connect(&self.connector, self.process.address(), 65_535).await
     }
 
-    /// Does this on many connections while somebody else sends requests, each of which is answered soon. The server has not grown afterwards.
+    /// Does this on many connections while somebody else sends requests, each of which is answered soon. The server holds one descriptor for each of them,
+    /// and has not grown afterwards.
     async fn endures(&self, what: &str, count: usize, attack: impl AsyncFn(H2)) {
-        let before = self.process.resident_bytes();
+        let (before, open) = (self.process.resident_bytes(), self.process.descriptors());
+        let most_open = Cell::new(0);
         let mut honest = self.connect().await;
         let honest = async {
             for n in 0..u32::MAX {
@@ -50,6 +55,7 @@ impl Target {
                 let body = timeout(PATIENCE, honest.body_of(2 * n + 1)).await;
                 let body = body.unwrap_or_else(|_| panic!("{what}: others wait longer than {PATIENCE:?}"));
                 assert_eq!(body.as_deref(), Some(&b"[]"[..]), "{what}: others are served");
+                most_open.set(most_open.get().max(self.process.descriptors()));
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 assert!(start.elapsed() < PATIENCE + Duration::from_secs(1));
             }
@@ -61,6 +67,9 @@ impl Target {
         }
         let grown = self.process.resident_bytes().saturating_sub(before);
         assert!(grown < GROWTH, "{what}: expected memory to stay flat, it grew by {grown} bytes");
+        let most = open + count + 1 + STORES;
+        assert!(most_open.get() <= most, "{what}: expected at most {most} descriptors, {} were open", most_open.get());
+        eventually("all descriptors of the attack are closed", || async { self.process.descriptors() <= open + STORES }).await;
     }
 }
 

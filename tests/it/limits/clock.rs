@@ -69,7 +69,7 @@ async fn no_interval_of_the_length_holds_more_than_the_limit_and_all_of_it_can_b
                 let (mut admitted, mut refused) = (Vec::new(), Vec::new());
                 while in_all.load(Ordering::Relaxed) < 3 * LIMIT + LIMIT / 2 {
                     let mut call = script.key(&key);
-                    call.arg("").arg("").arg(LIMIT).arg(LENGTH_MS).arg(1).arg(0);
+                    call.arg("").arg("").arg(1).arg(LIMIT).arg(LENGTH_MS).arg(1).arg(0);
                     let (outcome, micros): (i64, u64) = call.invoke_async(&mut connection).await.unwrap();
                     let calls = (admitted.len() + refused.len()) as u64;
                     if outcome == 1 {

@@ -141,6 +141,11 @@ impl Process {
         kibibytes * 1024
     }
 
+    /// How many descriptors it has open: connections, files and all else.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), signal).expect("the process is there");

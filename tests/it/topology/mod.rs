@@ -7,11 +7,17 @@ mod tls;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use redis::cmd;
 use serde_json::json;
-use whatsnext::access::{Grants, Key, Role};
+use tokio_util::sync::CancellationToken;
+use whatsnext::{
+    access::{Grants, Key, Role},
+    redis::Redis,
+};
 
 use crate::support::{
-    Api, Load, Process, TestDatabase, admitted, each_with, fleet, is_of_all, is_shared, make_key_with, program, send, within,
+    Api, Load, PASSWORD, Process, RedisServer, TestDatabase, admitted, each_with, fleet, is_of_all, is_shared, make_key_with, program,
+    send, within,
 };
 use cluster::Cluster;
 
@@ -165,4 +171,37 @@ async fn a_replica_takes_the_place_of_a_master_of_the_cluster() {
     cluster.until_it_is_whole().await;
     until_shared(&apis).await;
     load.stop().await;
+}
+
+/// Two changes of `redis_url`, and what was admitted meanwhile is still on its way to the first when the second was tried.
+#[tokio::test]
+async fn a_redis_that_was_given_up_meanwhile_is_not_gone_back_to() {
+    let database = TestDatabase::new().await;
+    let servers = [RedisServer::start(&[]).await, RedisServer::start(&[]).await];
+    let settings = |url: &str| database.settings(&[("redis_url", url), ("redis_timeout_milliseconds", "20000")]);
+    let redis = Redis::new(&settings("redis://127.0.0.1:1")).unwrap();
+    let (taken, begun) = ([(); 2].map(|()| CancellationToken::new()), [(); 2].map(|()| CancellationToken::new()));
+    let change = |n: usize| {
+        let (redis, taken, begun) = (redis.clone(), taken[n].clone(), begun[n].clone());
+        let settings = settings(&format!("redis://:{}@{}/", PASSWORD.1, servers[n].address()));
+        let take_over = move || {
+            begun.cancel();
+            let taken = taken.clone();
+            async move { taken.cancelled().await }
+        };
+        tokio::spawn(async move { redis.reload(&settings, take_over).await })
+    };
+    let first = change(0);
+    begun[0].cancelled().await;
+    let second = change(1);
+    begun[1].cancelled().await;
+    taken[0].cancel();
+    first.await.unwrap().unwrap();
+    assert!(redis.attempt("k").is_err(), "nothing has been taken to the second yet");
+    taken[1].cancel();
+    second.await.unwrap().unwrap();
+    let attempt = redis.attempt("k").expect("it is used now");
+    let mut connection = attempt.connection();
+    let port: (String, String) = attempt.answer(cmd("CONFIG").arg("GET").arg("port").query_async(&mut connection)).await.unwrap();
+    assert_eq!(port.1, servers[1].port.to_string(), "the one of the second change is used");
 }

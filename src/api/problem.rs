@@ -1,0 +1,99 @@
+//! RFC 9457 problem details, as they are written and as the OpenAPI document describes them.
+
+use poem::{
+    Response,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    Object,
+    registry::{MetaMediaType, MetaResponse},
+    types::Type,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The media type of problem details.
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What went wrong, as RFC 9457 says it.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(super) struct Problem {
+    /// `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// One sentence for people: what is wrong, and what to do about it.
+    pub detail: String,
+    /// With 422: what is wrong where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(default)]
+    pub errors: Vec<Invalid>,
+    /// With 409, where an attempt is over: the number of the job's attempt now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(default)]
+    pub current_attempt: Option<i32>,
+    /// The request's id, also in the server's log.
+    pub request_id: String,
+}
+
+/// One invalid value in a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Object)]
+pub(super) struct Invalid {
+    /// The way to the value: `["body", "jobs", 3, "name"]`.
+    pub loc: Vec<Value>,
+    /// What is wrong with it.
+    pub msg: String,
+    /// What kind of wrong, for programs: `missing`, `invalid`, `json_invalid`, `out_of_range`.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub kind: String,
+}
+
+/// A problem that is written, all but the id of the request: some are told to many.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// Up to the id.
+    body: Vec<u8>,
+}
+
+impl Written {
+    /// Writes a problem without an id.
+    pub(super) fn new(problem: &Problem, status: StatusCode, headers: &[(HeaderName, HeaderValue)]) -> Self {
+        let mut body = serde_json::to_vec(problem).expect("a problem is plain data");
+        // The id is the last of its fields, and empty.
+        body.truncate(body.len() - r#"""}"#.len());
+        // With room for what all answers have.
+        let mut all = HeaderMap::with_capacity(headers.len() + 6);
+        all.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        all.extend(headers.iter().cloned());
+        Self { status, headers: all, body }
+    }
+
+    /// The answer to the request with this id.
+    pub(super) fn answer(&self, request_id: &str) -> Response {
+        let mut body = Vec::with_capacity(self.body.len() + request_id.len() + 3);
+        body.extend_from_slice(&self.body);
+        serde_json::to_writer(&mut body, request_id).expect("a text can be written");
+        body.push(b'}');
+        let mut response = Response::builder().status(self.status).body(body);
+        *response.headers_mut() = self.headers.clone();
+        response
+    }
+}
+
+/// How the document describes a problem with this status.
+pub(super) fn problem_meta(status: u16, description: &'static str) -> MetaResponse {
+    MetaResponse {
+        description,
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType { content_type: PROBLEM_JSON, schema: Problem::schema_ref() }],
+        headers: Vec::new(),
+    }
+}

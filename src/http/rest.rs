@@ -1,0 +1,91 @@
+//! What is left of a request's body when the request has been answered.
+//!
+//! Most refusals are decided by a request's head alone. Its client may be sending the body still, or not have begun: if the connection were closed at once, the
+//! client would find it reset and never read the answer. So over HTTP/1.1 a little of the rest is read, and thrown away. If that was all of it, the connection
+//! goes on.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, combinators::BoxBody};
+use hyper::body::{Body, Frame, SizeHint};
+use poem::{Request, http::header};
+use tokio::time::timeout;
+
+/// How many bytes are thrown away at most.
+const LIMIT: usize = 64 * 1024;
+
+/// How long they may take to come.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where the rest of a body is left when nobody wants it any more.
+pub(super) struct Rest(Arc<Mutex<Option<BoxBody<Bytes, io::Error>>>>);
+
+impl Rest {
+    /// Takes care of the rest of this request's body. Not if its client asks before they send it (`Expect`), who sends nothing after a refusal.
+    pub(super) fn of(request: &mut Request) -> Option<Self> {
+        if request.headers().contains_key(header::EXPECT) {
+            return None;
+        }
+        let body: BoxBody<Bytes, io::Error> = request.take_body().into();
+        let rest = Self(Arc::default());
+        request.set_body(poem::Body::from(Watched { body: Some(body), rest: rest.0.clone() }.boxed()));
+        Some(rest)
+    }
+
+    /// What there is to be done about it after the request was answered: to read it, within the limits. Then hyper goes on with the connection, or closes it.
+    pub(super) fn drained(self) -> Option<impl Future<Output = ()> + Send> {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let read = async move {
+            let mut length = 0;
+            while length <= LIMIT
+                && let Some(Ok(frame)) = body.frame().await
+            {
+                length += frame.data_ref().map_or(0, Bytes::len);
+            }
+        };
+        Some(async move { timeout(PATIENCE, read).await.unwrap_or_default() })
+    }
+}
+
+/// A body on its way to whoever wants it.
+struct Watched {
+    /// Until all of it was read.
+    body: Option<BoxBody<Bytes, io::Error>>,
+    rest: Arc<Mutex<Option<BoxBody<Bytes, io::Error>>>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let left = self.body.take().filter(|body| !body.is_end_stream());
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
