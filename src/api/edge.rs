@@ -24,6 +24,7 @@ use super::{
     audit,
     budget::{Budget, Share},
     extract::{Context, Deadline, Limits},
+    reply::protect,
     routes::MatchedPath,
     trace::Trace,
     traffic::{Answered, Traffic},
@@ -80,7 +81,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         let line = Line::new(&request, &self.traffic, trace, id);
         let (cors, is_http_1) = (self.cors.answer(&request), request.version() <= Version::HTTP_11);
         let arrival = self.gate.arrival(&request);
-        let response = match self.refusal(&request, &arrival) {
+        let mut response = match self.refusal(&request, &arrival) {
             Some(refusal) => span.in_scope(|| {
                 let mut line = line;
                 line.finish(refusal.status(), None);
@@ -91,7 +92,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             // In a place of its own: what is not needed for a refusal is large to move.
             None => Box::pin(self.answer(request, arrival, trace, line, &header).instrument(span)).await,
         };
-        let mut response = finish(response, header);
+        response.headers_mut().insert(REQUEST_ID, header);
         cors.add_to(response.headers_mut());
         if is_http_1 && self.draining.has_begun() {
             // A proxy that keeps connections takes another one for its next request, before this server closes them all.
@@ -117,7 +118,8 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
             Ok(Ok(Ok(mut response))) => {
                 let path = response.extensions_mut().remove::<MatchedPath>();
                 match held(response, context.share(), is_safe) {
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        protect(response.headers_mut());
                         line.finish(response.status(), path);
                         return response;
                     }
@@ -217,14 +219,6 @@ fn request_id(request: &Request) -> HeaderValue {
             HeaderValue::from_str(Uuid::now_v7().hyphenated().encode_lower(&mut text)).expect("a UUID is ASCII")
         }
     }
-}
-
-fn finish(mut response: Response, id: HeaderValue) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -12,6 +12,8 @@ use poem_openapi::{
 use serde::Serialize;
 use serde_json::Value;
 
+use super::reply::protect;
+
 /// The media type of problem details.
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -68,10 +70,10 @@ impl Written {
         let mut body = serde_json::to_vec(problem).expect("a problem is plain data");
         // The id is the last of its fields, and empty.
         body.truncate(body.len() - r#"""}"#.len());
-        // With room for what all answers have.
         let mut all = HeaderMap::with_capacity(headers.len() + 6);
         all.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         all.extend(headers.iter().cloned());
+        protect(&mut all);
         Self { status, headers: all, body }
     }
 

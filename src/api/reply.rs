@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use poem::{
     IntoResponse, Response,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
     ApiResponse,
@@ -85,6 +85,12 @@ pub struct Paged<T>(pub Listing<T>);
 /// 204.
 #[derive(Debug)]
 pub struct Gone;
+
+/// What every answer says to whoever keeps or shows it.
+pub(super) fn protect(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let bytes = Bytes::from(serde_json::to_vec(body).expect("answers are plain data"));

@@ -1,7 +1,5 @@
 //! What answers say of limits: the fields of the IETF draft "RateLimit header fields for HTTP", and `Retry-After`.
 
-use std::fmt::{Arguments, Write as _};
-
 use bytes::Bytes;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -22,16 +20,15 @@ pub(super) struct Told {
 /// The two fields.
 pub(super) fn fields(told: &Told) -> [(HeaderName, HeaderValue); 2] {
     let Told { policy, window_seconds, standing } = told;
+    let value = |names_and_numbers: [&str; 6]| {
+        HeaderValue::from_maybe_shared(Bytes::from(names_and_numbers.concat())).expect("names and numbers are ASCII")
+    };
+    let [limit, remaining] = [standing.limit, standing.remaining].map(|number| number.to_string());
+    let [window, reset] = [*window_seconds, standing.reset_ms.div_ceil(1000)].map(|number| number.to_string());
     [
-        (RATE_LIMIT_POLICY, value(format_args!("\"{policy}\";q={};w={window_seconds}", standing.limit))),
-        (RATE_LIMIT, value(format_args!("\"{policy}\";r={};t={}", standing.remaining, standing.reset_ms.div_ceil(1000)))),
+        (RATE_LIMIT_POLICY, value(["\"", policy, "\";q=", &limit, ";w=", &window])),
+        (RATE_LIMIT, value(["\"", policy, "\";r=", &remaining, ";t=", &reset])),
     ]
-}
-
-fn value(text: Arguments<'_>) -> HeaderValue {
-    let mut value = String::with_capacity(64);
-    value.write_fmt(text).expect("a text can be written");
-    HeaderValue::from_maybe_shared(Bytes::from(value)).expect("names and numbers are ASCII")
 }
 
 /// 429. `Retry-After` is rounded up, so that who waits for it is admitted.

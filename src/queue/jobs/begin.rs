@@ -23,16 +23,22 @@ const SLOW: Duration = Duration::from_millis(20);
 /// From how many dead rows on that may be why. Machines have other reasons to be slow.
 const MANY_DEAD: i64 = 10_000;
 
+/// How long after such a look another one is worth its time, where all is slow.
+const SPARED: Duration = Duration::from_secs(1);
+
 /// In how many projects that is remembered.
 const REMEMBERED: usize = 256;
 
 /// The projects with marks.
 #[derive(Debug, Clone)]
-pub(super) struct Beginnings(Arc<Cache<i64, Arc<Mutex<Marks>>>>);
+pub(super) struct Beginnings {
+    marks: Arc<Cache<i64, Arc<Mutex<Marks>>>>,
+    looked: Arc<Cache<i64, Instant>>,
+}
 
 impl Default for Beginnings {
     fn default() -> Self {
-        Self(Arc::new(Cache::new(REMEMBERED)))
+        Self { marks: Arc::new(Cache::new(REMEMBERED)), looked: Arc::new(Cache::new(REMEMBERED)) }
     }
 }
 
@@ -40,30 +46,31 @@ impl Beginnings {
     /// Where to begin in a project. When it is time, one of those who ask looks at all of it again; the others go on meanwhile.
     pub(super) async fn of(&self, client: &Client, project_id: i64) -> Result<Places> {
         let now = Instant::now();
-        if self.0.get(&project_id).is_some_and(|marks| locked(&marks).is_my_turn(now)) {
+        if self.marks.get(&project_id).is_some_and(|marks| locked(&marks).is_my_turn(now)) {
             self.look(client, project_id).await?;
         }
-        Ok(self.0.get(&project_id).map(|marks| locked(&marks).arrays(Instant::now())).unwrap_or_default())
+        Ok(self.marks.get(&project_id).map(|marks| locked(&marks).arrays(Instant::now())).unwrap_or_default())
     }
 
     /// Notes that a fetch which began there took so long and found a job, or nothing. What goes wrong with that must not undo what was fetched.
     pub(super) async fn note(&self, client: &Client, project_id: i64, from: &Places, took: Duration, found: Option<&Job>) {
-        if let (Some(job), Some(marks)) = (found, self.0.get(&project_id)) {
+        if let (Some(job), Some(marks)) = (found, self.marks.get(&project_id)) {
             locked(&marks).advance(job.task_id, -job.priority, job.id);
         }
-        if from.0.is_empty() && took >= SLOW {
+        if from.0.is_empty() && took >= SLOW && self.looked.get(&project_id).is_none_or(|at| at.elapsed() >= SPARED) {
             self.look(client, project_id).await.unwrap_or_default();
         }
     }
 
     /// There may be something before the marks of a project.
     pub(super) fn forget(&self, project_id: i64) {
-        self.0.remove(&project_id);
+        self.marks.remove(&project_id);
     }
 
     /// Looks where the first ready jobs are, and marks them if it takes long to get there.
     async fn look(&self, client: &Client, project_id: i64) -> Result<()> {
         let began = Instant::now();
+        self.looked.insert(project_id, began);
         let rows = sql::FIRST_READY.all(client, &[&project_id]).await?;
         let mut marks = Marks::default();
         if rows.iter().any(|row| row.get::<_, i64>("dead") >= MANY_DEAD) {
@@ -71,8 +78,8 @@ impl Beginnings {
             marks.note(began, began.elapsed(), true, rows.iter().map(first));
         }
         match marks.are_used(Instant::now()) {
-            true => self.0.insert(project_id, Arc::new(Mutex::new(marks))),
-            false => drop(self.0.remove(&project_id)),
+            true => self.marks.insert(project_id, Arc::new(Mutex::new(marks))),
+            false => drop(self.marks.remove(&project_id)),
         }
         Ok(())
     }
