@@ -95,7 +95,7 @@ impl Error {
         self.with(|wrong| wrong.headers.push((name, value)))
     }
 
-    /// The same, after which the connection is closed: what else comes over it is not read.
+    /// The same, after which the connection is closed: what else comes over it is no request.
     #[must_use]
     pub fn closing(self) -> Self {
         self.with_header(header::CONNECTION, HeaderValue::from_static("close"))

@@ -61,6 +61,7 @@ impl Reload {
         told: impl Fn(Reloaded),
     ) {
         let mut waiting: Vec<&Part> = Vec::new();
+        let mut is_untold = false;
         loop {
             let is_again = tokio::select! {
                 biased;
@@ -68,6 +69,7 @@ impl Reload {
                     None => return,
                     Some(()) => {
                         waiting = self.0.iter().collect();
+                        is_untold = true;
                         false
                     }
                 },
@@ -76,7 +78,7 @@ impl Reload {
             let before = waiting.len();
             match read() {
                 Ok(effective) => {
-                    if !is_again {
+                    if std::mem::take(&mut is_untold) {
                         self.warn_of_others(started, &effective);
                     }
                     waiting = take(&Arc::new(effective.settings), waiting, is_again).await;

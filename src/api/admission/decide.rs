@@ -52,7 +52,7 @@ struct Question {
 impl Hash for Question {
     /// By what nearly all of them differ in.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.subject.hash(state);
+        (self.subject, self.guard.and_then(|guard| guard.token)).hash(state);
     }
 }
 
@@ -89,6 +89,9 @@ impl Decider {
         let memory = self.refused.get_or_ask(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class)));
         if let Memory::Refused(refusal) = memory {
             return Err(refusal);
+        }
+        if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
+            return Ok(Decision::In(None));
         }
         let question = Question { subject, guard, windows: windows.to_vec() };
         let (place, answer) = self.asked.ask(question, |times| self.admit_each(subject, guard, windows, times)).await;

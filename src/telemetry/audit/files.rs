@@ -3,7 +3,7 @@
 //! A chain's lines are in files named `audit-CHAIN.DATE.LINE.jsonl`, of the day (UTC) on which they were begun and their first line's number: a new one each
 //! day. The numbers give their order, so a clock that jumps, also backwards, breaks nothing. `audit-CHAIN.lock` is locked by the process that writes the
 //! chain: each takes one that is there and that nobody has. So there are as many chains as there were processes at a time, and a server that was restarted
-//! goes on where one has ended. The lock also says that the chain was begun: one that has no files any more is not begun anew, but found.
+//! goes on where one has ended. The lock also says that a line was written: a chain that has none any more is not begun anew, but found.
 //!
 //! A chain is named after the host on which it began and with a random number: those of several hosts, or of before and after everything was taken away, are
 //! told apart wherever they are collected.
@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -84,12 +84,28 @@ fn locks(folder: &Path) -> io::Result<BTreeSet<String>> {
     Ok(chains)
 }
 
-/// The chains in a folder that were begun, that nobody writes, and of which nothing is left.
+/// The chains in a folder that were begun and of which nothing is left.
 pub(super) fn taken_away(folder: &Path) -> io::Result<Vec<String>> {
+    // Before the files: one may be begun meanwhile.
+    let begun: Vec<String> = locks(folder)?.into_iter().filter(|chain| is_begun(folder, chain)).collect();
     let files = list(folder)?;
-    let is_begun = |chain: &String| fs::metadata(lock_file(folder, chain)).is_ok_and(|lock| lock.len() > 0);
-    let gone = locks(folder)?.into_iter().filter(|chain| !files.contains_key(chain) && is_begun(chain) && !is_being_written(folder, chain));
-    Ok(gone.collect())
+    Ok(begun.into_iter().filter(|chain| !files.contains_key(chain)).collect())
+}
+
+/// Whether a line of a chain was ever written, as its lock says.
+pub(super) fn is_begun(folder: &Path, chain: &str) -> bool {
+    fs::metadata(lock_file(folder, chain)).is_ok_and(|lock| lock.len() > 0)
+}
+
+/// Whether a file begins with a line of its chain, whole, with the number in its name.
+pub(super) fn begins_as_named(folder: &Path, name: &Name, seal: &Seal) -> bool {
+    let first = || {
+        let mut line = Vec::new();
+        let file = open(&name.in_folder(folder), OpenOptions::new().read(true)).ok()?;
+        BufReader::new(file.take(LONGEST)).read_until(b'\n', &mut line).ok()?;
+        Link::parse(line.strip_suffix(b"\n")?, seal)
+    };
+    first().is_some_and(|link| link.is_whole && link.chain == name.chain && link.line == name.first)
 }
 
 /// A new chain's name.
@@ -121,10 +137,16 @@ impl Place {
                 return Ok(place);
             }
         }
-        let chain = new_name(seal);
-        let lock = open(&lock_file(folder, &chain), OpenOptions::new().write(true).create_new(true))?;
-        lock.try_lock()?;
-        Ok(Self { chain, head: Head::NONE, last: None, torn_bytes: 0, lock })
+        loop {
+            let chain = new_name(seal);
+            let lock = open(&lock_file(folder, &chain), OpenOptions::new().write(true).create_new(true))?;
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { chain, head: Head::NONE, last: None, torn_bytes: 0, lock }),
+                // Another process has found it in this moment and goes on with it.
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
     }
 
     /// Takes this chain if nobody else has it and it can be continued.
@@ -154,7 +176,7 @@ impl Place {
         }
     }
 
-    /// Says in the lock that there are files.
+    /// Says in the lock that there are lines.
     pub(super) fn say_begun(&mut self) -> io::Result<()> {
         if self.lock.metadata()?.len() == 0 {
             self.lock.write_all(BEGUN)?;

@@ -294,3 +294,84 @@ fn a_clock_that_jumps_removes_no_file_too_many() {
     }
     assert_eq!((files(folder.path(), "jsonl").len(), faults(folder.path(), &seal)), (4, Vec::<String>::new()));
 }
+
+#[test]
+fn a_clock_that_goes_back_and_forth_removes_nothing() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    for time in 0..8 {
+        let mut writer = new_writer(folder.path(), &seal, 3);
+        writer.set_clock(move || format!("2026-03-0{}T12:00:00Z", 1 + time % 2).parse().expect("a time"));
+        write(&mut writer, 2);
+    }
+    assert_eq!((files(folder.path(), "jsonl").len(), faults(folder.path(), &seal)), (8, Vec::<String>::new()), "they are of two days");
+}
+
+/// Whoever can only add files to the folder, and has no key.
+#[test]
+fn files_that_somebody_put_there_make_no_other_old() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new("key"));
+    let on = |day: u32| {
+        let mut writer = new_writer(folder.path(), &seal, 3);
+        writer.set_clock(move || format!("2026-03-0{day}T12:00:00Z").parse().expect("a time"));
+        write(&mut writer, 2);
+    };
+    (1..=3).for_each(on);
+    let [first, second, third] = files(folder.path(), "jsonl").try_into().expect("three files");
+    let fake = |date: &str, line: &str| {
+        let name = third.file_name().and_then(|name| name.to_str()).expect("a name");
+        let chain = name.split('.').next().expect("a chain");
+        folder.path().join(format!("{chain}.{date}.{line}.jsonl"))
+    };
+    let fakes: Vec<_> = (1..=9).map(|day| fake(&format!("2026-02-0{day}"), "000000000004")).collect();
+    for (number, fake) in fakes.iter().enumerate() {
+        let content = if number % 2 == 0 { Vec::new() } else { fs::read(&third).expect("it is there") };
+        fs::write(fake, content).expect("it is written");
+    }
+    fs::write(fake("2026-03-01", "999999999999"), "").expect("it is written");
+    on(4);
+    assert_eq!([&first, &second, &third].map(|file| file.exists()), [false, true, true], "as if the others were not there");
+    fakes
+        .iter()
+        .chain([&fake("2026-03-01", "999999999999")])
+        .for_each(|fake| fs::remove_file(fake).expect("it is not the log's to remove"));
+    assert_eq!(faults(folder.path(), &seal), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_said_to_be_removed_must_go_on_from_what_is_known() {
+    let seal = Seal::new("");
+    let (folder, file) = log(&seal);
+    let kept = verify(folder.path(), &seal, &[], Allowed::default()).expect("it can be read").chains.remove(0).last;
+    let forged = |line: u64| {
+        let mut lines = Vec::new();
+        let event =
+            Event { removed_to: Some(line - 1), ..Event::new("x", Category::Api, Kind::Info, Outcome::Success) }.to_json(Utc::now());
+        let head = chain::Head { line: line - 1, hash: [7; 32] };
+        chain::append(&mut lines, &event, &kept.chain, &head, &seal);
+        let forged = folder.path().join(format!("audit-{}.2026-03-02.{line:012}.jsonl", kept.chain));
+        fs::write(&forged, lines).expect("it is written");
+        let found = [false, true].map(|pruned| {
+            let allowed = Allowed { pruned, ..Allowed::default() };
+            verify(folder.path(), &seal, &[kept.clone()], allowed).expect("it can be read").faults.concat()
+        });
+        fs::remove_file(forged).expect("it is there");
+        found
+    };
+    fs::remove_file(file).expect("it is there");
+    let other = "is known to have been another one";
+    assert!(forged(21).iter().all(|faults| faults.contains(other)), "{:?}", forged(21));
+    let [strict, pruned] = forged(25);
+    assert!(strict.contains("line 20 is known to have been there, and was removed") && pruned.is_empty(), "{strict:?}, {pruned:?}");
+}
+
+#[test]
+fn a_chain_was_begun_when_there_is_a_line_and_not_before() {
+    let (folder, seal) = (tempdir().expect("a folder"), Seal::new(""));
+    drop(writer(folder.path(), &seal, DAY));
+    write(&mut writer(folder.path(), &seal, DAY), 3);
+    assert_eq!((files(folder.path(), "lock").len(), faults(folder.path(), &seal)), (1, Vec::<String>::new()), "it is begun after all");
+    let [file] = files(folder.path(), "jsonl").try_into().expect("one file");
+    fs::write(file, "").expect("it is emptied");
+    let found = faults(folder.path(), &seal);
+    assert!(found.len() == 1 && found[0].ends_with("all of its lines were taken away"), "{found:?}");
+}

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     chain::{Anchor, Head, Link, Seal, hex, is_keyed},
-    files::{LONGEST, Name, is_being_written, list, lock_file, taken_away},
+    files::{LONGEST, Name, is_begun, is_being_written, list, lock_file, taken_away},
 };
 
 /// What was found.
@@ -72,6 +72,11 @@ pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) ->
         if chain.is_none_or(|chain| chain.last.line < anchor.line) {
             report.faults.push(format!("chain {}: line {} is known to have been there, and is not", anchor.chain, anchor.line));
         }
+        // Of what was removed before that, nothing tells whether it was the same chain.
+        if let Some(chain) = chain.filter(|chain| anchor.line + 1 < chain.first && !allowed.pruned) {
+            let what = "and was removed with what follows it (if that was on purpose, say so with --pruned, or give a later line)";
+            report.faults.push(format!("chain {}: line {} is known to have been there, {what}", chain.last.chain, anchor.line));
+        }
     }
     if seal.is_keyed() && !report.chains.iter().any(|chain| seal.is_of(&chain.last.chain)) {
         report.faults.push("nothing here is sealed with the key that was given".to_owned());
@@ -102,6 +107,9 @@ impl Reader<'_> {
         if let Some((count, place)) = self.missing.take_if(|_| !is_pruned) {
             let lines = if count == 1 { "line 1 is".to_owned() } else { format!("lines 1 to {count} are") };
             self.fault(&place, &format!("{lines} missing before it"));
+        }
+        if self.head.is_none() && is_begun(self.folder, self.chain) {
+            self.report.faults.push(format!("chain {}: all of its lines were taken away", self.chain));
         }
         let head = self.head.unwrap_or(Head::NONE);
         let last = Anchor { chain: self.chain.to_owned(), line: head.line, hash: hex(&head.hash) };
@@ -147,7 +155,11 @@ impl Reader<'_> {
             None if link.line <= 1 => Head::NONE,
             None => {
                 self.missing = Some((link.line - 1, place.to_owned()));
-                Head { line: link.line - 1, hash: link.previous }
+                let before = Head { line: link.line - 1, hash: link.previous };
+                if self.is_known_otherwise(&before) {
+                    self.fault(place, "the line before it is known to have been another one than it says");
+                }
+                before
             }
         };
         let next = head.line + 1;
@@ -160,8 +172,7 @@ impl Reader<'_> {
             line if line > next => self.fault(place, &format!("lines {next} to {} are missing before it", line - 1)),
             line => self.fault(place, &format!("it is line {line}, and line {next} should be here: it was moved, or lines are missing")),
         }
-        let known = self.known.iter().filter(|anchor| anchor.chain == self.chain && anchor.line == link.line);
-        if known.clone().any(|anchor| anchor.hash != hex(&link.hash)) {
+        if self.is_known_otherwise(&Head { line: link.line, hash: link.hash }) {
             self.fault(place, "it is known to have been another line");
         }
         if let Some(removed) = link.removed_to.filter(|_| link.is_whole)
@@ -183,6 +194,11 @@ impl Reader<'_> {
         if link.line >= next {
             self.head = Some(Head { line: link.line, hash: link.hash });
         }
+    }
+
+    fn is_known_otherwise(&self, head: &Head) -> bool {
+        let mut known = self.known.iter().filter(|anchor| anchor.chain == self.chain && anchor.line == head.line);
+        known.any(|anchor| anchor.hash != hex(&head.hash))
     }
 
     fn fault(&mut self, place: &str, what: &str) {

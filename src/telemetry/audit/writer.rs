@@ -1,6 +1,7 @@
 //! What the thread that writes does: it links lines into the chain and adds them to the day's file.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::MetadataExt as _,
@@ -16,7 +17,7 @@ use super::{
     Tally,
     chain::{Anchor, Head, Seal, append, hex},
     event::{Category, Event, Kind, Outcome},
-    files::{Name, Place, append_to, list, make_folder},
+    files::{Name, Place, append_to, begins_as_named, list, make_folder},
 };
 
 /// How many bytes are written together at most.
@@ -102,7 +103,6 @@ impl Writer {
         let name = last.filter(|last| last.date == today).unwrap_or(name);
         make_folder(&self.folder)?;
         let (file, length) = append_to(&name.in_folder(&self.folder))?;
-        place.say_begun()?;
         // Whoever keeps the log elsewhere can tell by this whether what was there still is.
         tracing::info!(head = %anchor(place), "the audit log goes on from this line");
         self.has_turned = true;
@@ -130,10 +130,16 @@ impl Writer {
         for event in own.iter().chain(&self.batch) {
             head = append(&mut lines, event, &place.chain, &head, &self.seal);
         }
-        self.opened()?.add(&lines)?;
+        let opened = self.opened()?;
+        opened.add(&lines)?;
+        // Only when it is recorded, whatever happens to the machine.
+        let old = old.filter(|_| opened.file.sync_data().is_ok());
+        if let Some(place) = &mut self.place {
+            place.say_begun()?;
+        }
         self.told_lost = lost;
+        self.has_turned = false;
         self.advance(head);
-        // Only now that it is recorded.
         for name in old.into_iter().flat_map(|(names, _)| names) {
             if let Err(error) = fs::remove_file(name.in_folder(&self.folder)) {
                 tracing::warn!(%error, file = %name.in_folder(&self.folder).display(), "an old file of the audit log cannot be removed");
@@ -143,15 +149,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Files that need not be kept any more, the oldest first, and the last line in them. They are counted, a file a day: whatever the clock says, as many stay
-    /// as there are to be.
-    fn old_files(&mut self) -> Option<(Vec<Name>, u64)> {
-        let place = self.place.as_ref()?;
-        let chain = Some(&place.chain).filter(|_| self.kept_days > 0 && self.has_turned)?;
-        self.has_turned = false;
+    /// Files that need not be kept any more, the oldest first, and the last line in them. Days are counted from the file that is written now: whatever the clock
+    /// says, files of as many days stay as there are to be. A file counts if it begins with the line after which it is named: others may have been put there so
+    /// that older ones go.
+    fn old_files(&self) -> Option<(Vec<Name>, u64)> {
+        let chain = &self.place.as_ref().filter(|_| self.kept_days > 0 && self.has_turned)?.chain;
+        let now = &self.file.as_ref()?.name;
         let mut files = list(&self.folder).ok()?.remove(chain)?;
-        let kept = files.split_off(files.len().saturating_sub(self.kept_days));
-        (!files.is_empty()).then(|| (files, kept[0].first - 1))
+        files.retain(|name| name.first < now.first && begins_as_named(&self.folder, name, &self.seal));
+        files.dedup_by_key(|name| name.first);
+        let (mut days, mut first_kept) = (HashSet::from([now.date]), now.first);
+        while let Some(name) = files.pop_if(|name| days.contains(&name.date) || days.len() < self.kept_days) {
+            days.insert(name.date);
+            first_kept = name.first;
+        }
+        (!files.is_empty()).then(|| (files, first_kept - 1))
     }
 
     fn advance(&mut self, head: Head) {

@@ -80,7 +80,9 @@ impl Work for Round<'_> {
         for n in 0..share.takers.len() {
             let mut pause = PAUSE;
             let mut lost = HashSet::new();
+            let mut given_up = None;
             for _ in 0..LOOKS {
+                given_up = None;
                 let (profile, tasks) = (share.takers[n].profile(&share.free), share.takers[n].tasks);
                 if share.takers[n].wants == 0 || !asked.insert((profile, tasks)) {
                     break;
@@ -97,6 +99,7 @@ impl Work for Round<'_> {
                     // Others are just committing what they took.
                     Shared::Lost => {
                         asked.remove(&(profile, tasks));
+                        given_up = Some((profile, tasks));
                         sleep(pause).await;
                         pause *= 2;
                     }
@@ -106,6 +109,8 @@ impl Work for Round<'_> {
                     Shared::Nothing => break,
                 }
             }
+            // Not again for each of the others who could take the same: all of them are locked meanwhile.
+            asked.extend(given_up);
         }
         // Where there is nothing there may be no project.
         let is_nothing = share.found.iter().all(|found| found.jobs.as_ref().map_or(true, Vec::is_empty));
