@@ -1,5 +1,9 @@
--- Lets a job's current attempt follow what the job was set to.
--- $1 job id, $2 number, $3 the job's status
+-- Lets a job's current attempt follow what the job was set to. Of a job that was tried very often, the oldest attempts are forgotten.
+-- $1 job id, $2 number, $3 the job's status, $4 how many attempts are kept
+with forgotten as (
+    delete from attempts
+    where job_id = $1 and number <= $2 - $4::integer
+)
 update attempts
 set status = case $3
         when 'QUEUED' then 'CLAIMED'

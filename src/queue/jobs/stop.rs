@@ -2,6 +2,7 @@
 
 use super::{
     Job, Status, Store,
+    attempts::KEPT,
     graph::Locked,
     transition::{Ask, Decision, Due, Move},
 };
@@ -68,7 +69,7 @@ impl Ask for Cancel {
     }
 
     async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<()> {
-        attempts::FOLLOW.execute(transaction, &[&job.id, &job.attempt, &status.as_str()]).await?;
+        attempts::FOLLOW.execute(transaction, &[&job.id, &job.attempt, &status.as_str(), &KEPT]).await?;
         Ok(())
     }
 }

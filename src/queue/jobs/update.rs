@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Change, Job, NewJob, Store,
+    attempts::KEPT,
     graph::{Locked, Step, lock, propagate, target},
     store, submit,
 };
@@ -96,7 +97,7 @@ impl Work for Update<'_> {
         let NewJob { name, task_id, parameters, priority, .. } = &change.job;
         jobs::UPDATE.execute(transaction, &[&id, name, task_id, &Json(&**parameters), &target.as_str(), priority]).await?;
         if locked.status.is_live() && target != locked.status {
-            attempts::FOLLOW.execute(transaction, &[&id, &locked.attempt, &target.as_str()]).await?;
+            attempts::FOLLOW.execute(transaction, &[&id, &locked.attempt, &target.as_str(), &KEPT]).await?;
         }
         propagate(transaction, &locked, target).await?;
         Ok(Step::Done(store::job(&jobs::GET.one(transaction, &[&id]).await?)))

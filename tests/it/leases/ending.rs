@@ -82,7 +82,7 @@ async fn what_fails_is_tried_again_until_its_attempts_are_used_up() {
 
 /// Being preempted does not count, so a job may have any number of attempts. Only the last thousand are kept.
 #[tokio::test]
-async fn of_a_job_that_is_preempted_for_ever_the_oldest_attempts_are_forgotten() {
+async fn of_a_job_that_is_given_back_for_ever_the_oldest_attempts_are_forgotten() {
     let world = World::new().await;
     let (job, other) = (world.job("j").await, world.job_with("other", json!({"priority": -1})).await);
     let database = world.database.connect().await;
@@ -101,6 +101,11 @@ async fn of_a_job_that_is_preempted_for_ever_the_oldest_attempts_are_forgotten()
     assert_eq!((kept(job).await, kept(other).await), ((1000, 502, 1501), (1500, 1, 1500)));
     world.say(job, 502, "complete", json!({})).await.problem(409);
     world.say(job, 501, "complete", json!({})).await.problem(404);
+    // As the published client puts a job back.
+    for status in ["QUEUED", "PENDING"] {
+        world.api.set_status(other, status).await;
+    }
+    assert_eq!(kept(other).await, (1000, 501, 1500));
     world.end().await;
 }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How many attempts of a job are kept at least: as many as may fail in a row. One that is preempted again and again has no others; the oldest are forgotten.
-const KEPT: i32 = 1000;
+pub(super) const KEPT: i32 = 1000;
 
 /// One claim of a job.
 #[derive(Debug, Clone)]
