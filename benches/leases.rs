@@ -250,7 +250,8 @@ async fn long(server: &Process, database: &TestDatabase) {
 /// How large tables and indexes become when half a million jobs are submitted, claimed and completed, and forgotten a quarter of a minute later.
 async fn sizes() {
     let database = TestDatabase::new().await;
-    let server = Process::start_with(&database, &[("LOG_FILTER", "warn"), ("RETENTION_DAYS", "0.0002")]).await;
+    let server =
+        Process::start_with(&database, &[("LOG_FILTER", "warn"), ("RETENTION_DAYS", "0.0002"), ("REPORT_LIMIT_PER_MINUTE", "0")]).await;
     let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("sizes").await;
     let clients = clients(api, "sizes", 32).await;
