@@ -352,7 +352,7 @@ fn what_is_said_to_be_removed_must_go_on_from_what_is_known() {
         fs::write(&forged, lines).expect("it is written");
         let found = [false, true].map(|pruned| {
             let allowed = Allowed { pruned, ..Allowed::default() };
-            verify(folder.path(), &seal, &[kept.clone()], allowed).expect("it can be read").faults.concat()
+            verify(folder.path(), &seal, std::slice::from_ref(&kept), allowed).expect("it can be read").faults.concat()
         });
         fs::remove_file(forged).expect("it is there");
         found
