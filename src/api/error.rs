@@ -1,4 +1,4 @@
-//! What goes wrong with a request, told in one shape ([`super::problem`]).
+//! What goes wrong with a request, told in one shape (`problem.rs`).
 //!
 //! An [`Error`] has two messages: `detail` is for the caller, `cause` for the log. What is not one of ours (an unknown route, a panic, an error of the
 //! framework) becomes one in [`Error::from_framework`], so that there is no second shape.
