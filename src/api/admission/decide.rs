@@ -90,9 +90,6 @@ impl Decider {
         if let Memory::Refused(refusal) = memory {
             return Err(refusal);
         }
-        if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
-            return Ok(Decision::In(None));
-        }
         let question = Question { subject, guard, windows: windows.to_vec() };
         let (place, answer) = self.asked.ask(question, |times| self.admit_each(subject, guard, windows, times)).await;
         match answer.map(|admissions| admissions.of(place)) {

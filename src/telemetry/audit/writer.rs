@@ -134,12 +134,13 @@ impl Writer {
         opened.add(&lines)?;
         // Only when it is recorded, whatever happens to the machine.
         let old = old.filter(|_| opened.file.sync_data().is_ok());
-        if let Some(place) = &mut self.place {
-            place.say_begun()?;
-        }
         self.told_lost = lost;
         self.has_turned = false;
         self.advance(head);
+        // The lines are written, whatever becomes of this; it is tried again with the next.
+        if let Some(Err(error)) = self.place.as_mut().map(Place::say_begun) {
+            tracing::warn!(%error, "that the chain of the audit log was begun cannot be written into its lock: look at the folder's disk");
+        }
         for name in old.into_iter().flat_map(|(names, _)| names) {
             if let Err(error) = fs::remove_file(name.in_folder(&self.folder)) {
                 tracing::warn!(%error, file = %name.in_folder(&self.folder).display(), "an old file of the audit log cannot be removed");
