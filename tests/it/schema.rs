@@ -162,6 +162,36 @@ async fn no_version_rewrites_a_table() {
     assert_eq!(since, [], "the rules hold since");
 }
 
+/// What operators of large tables run before a version leaves that version nothing to build.
+#[tokio::test]
+async fn what_is_announced_can_be_done_before() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/README.md")).unwrap();
+    let (_, announced) = readme.split_once("Announced:").expect("the table");
+    let row = announced.lines().find(|line| line.starts_with("| V5 |")).expect("what V5 announces");
+    let statements: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+    assert_eq!(statements.len(), 4, "{statements:?}");
+
+    let database = TestDatabase::empty().await;
+    bring_to(&database, 4).await;
+    let client = database.connect().await;
+    let attempts = "insert into attempts (job_id, number, client_id, status, cpu, accelerators) values ($1, 1, 'node', 'CLAIMED', 1, 0)";
+    client.execute(attempts, &[&1_i64]).await.unwrap();
+    for statement in statements {
+        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    let index = async || client.query_one("select 'attempts_held_idx'::regclass::oid, 'attempts_sequence_seq'::regclass::oid", &[]).await.unwrap();
+    let before = index().await;
+    bring_to(&database, 5).await;
+    let after = index().await;
+    let oids = |row: &tokio_postgres::Row| (row.get::<_, u32>(0), row.get::<_, u32>(1));
+    assert_eq!(oids(&before), oids(&after), "expected that the version built neither anew");
+    // A server of the version before works on it, and what it claims is in order.
+    client.execute(attempts, &[&2_i64]).await.unwrap();
+    client.execute(attempts, &[&3_i64]).await.unwrap();
+    let rows = client.query("select sequence from attempts order by job_id", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [0, 1, 2]);
+}
+
 /// The program by the direct way to PostgreSQL, whatever way servers have: time-outs for locks are said in a session, of which a pooler has none.
 fn directly(database: &TestDatabase) -> Command {
     let mut command = program(database);

@@ -3,7 +3,7 @@
 with locked as materialized (
     select job_id, number
     from attempts
-    where client_id = $1 and ended_at is null and lease_seconds is not null
+    where client_id = $1 and sequence >= (select live_from from clients where id = $1) and ended_at is null and lease_seconds is not null
     order by job_id
     for no key update
 )

@@ -3,7 +3,7 @@
 with left_behind as (
     update attempts
     set client_id = null
-    where client_id = $1 and ended_at is null
+    where client_id = $1 and ended_at is null and lease_seconds is not null
 )
 delete from clients
 where id = $1

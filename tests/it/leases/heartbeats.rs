@@ -60,6 +60,6 @@ async fn a_heartbeat_writes_no_index_unless_it_changes_how_long_the_lease_lasts(
     // One that meets a full page beside a reader's snapshot may have to move.
     assert!(same.0 == BEATS && same.1 >= BEATS * 9 / 10, "expected that nearly all of {BEATS} write no index, not {same:?}");
     let other = beat(&|n| json!({"lease_seconds": 61 + n})).await;
-    assert_eq!(other, (BEATS, 0), "none of them: attempts_live_idx is for those with a lease");
+    assert_eq!(other, (BEATS, 0), "none of them: attempts_held_idx is for those with a lease");
     world.end().await;
 }

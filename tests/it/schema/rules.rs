@@ -11,7 +11,11 @@ use regex::Regex;
 pub(super) const FIRST: i32 = 5;
 
 /// Statements that break a rule and are right all the same: the version, how the statement begins, and why.
-pub(super) const EXCEPTIONS: &[(i32, &str, &str)] = &[];
+pub(super) const EXCEPTIONS: &[(i32, &str, &str)] = &[
+    (5, "alter table attempts alter column sequence set default nextval(", "a default for what comes: rows that are there have theirs by then"),
+    (5, "create index if not exists attempts_held_idx on attempts ", "announced in sql/README.md: it is there already"),
+    (5, "drop index attempts_live_idx", "what it was for, attempts_held_idx begins with"),
+];
 
 /// What is never right on a table that was there before, and why not. `%` stands for the table's name.
 const REFUSED: &[(&str, &str)] = &[
