@@ -8,6 +8,7 @@ mod ending;
 mod explaining;
 mod forgetting;
 mod heartbeats;
+mod held;
 mod waiting;
 
 use serde_json::{Value, json};

@@ -179,7 +179,8 @@ async fn what_is_announced_can_be_done_before() {
     for statement in statements {
         client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
-    let index = async || client.query_one("select 'attempts_held_idx'::regclass::oid, 'attempts_sequence_seq'::regclass::oid", &[]).await.unwrap();
+    let index =
+        async || client.query_one("select 'attempts_held_idx'::regclass::oid, 'attempts_sequence_seq'::regclass::oid", &[]).await.unwrap();
     let before = index().await;
     bring_to(&database, 5).await;
     let after = index().await;

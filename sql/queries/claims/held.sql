@@ -15,11 +15,10 @@ with held as materialized (
     where c.id = any ($1::text[])
 ), noted as (
     update clients
-    set last_heartbeat = clock_timestamp(), is_active = true,
-        live_from = coalesce(held.first, (select last_value from attempts_sequence_seq)), live_from_at = clock_timestamp()
-    from held
-    where clients.id = held.id
-      and (is_active or clients.id = any ($2::text[]))
+    set last_heartbeat = clock_timestamp(), is_active = true, live_from_at = clock_timestamp(),
+        live_from = coalesce((select held.first from held where held.id = clients.id), (select last_value from attempts_sequence_seq))
+    where id = any (array (select held.id from held))
+      and (is_active or id = any ($2::text[]))
       and (least(last_heartbeat, live_from_at) < clock_timestamp() - interval '5 seconds' or not is_active)
 )
 select id, cpu, accelerators

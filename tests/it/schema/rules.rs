@@ -12,7 +12,11 @@ pub(super) const FIRST: i32 = 5;
 
 /// Statements that break a rule and are right all the same: the version, how the statement begins, and why.
 pub(super) const EXCEPTIONS: &[(i32, &str, &str)] = &[
-    (5, "alter table attempts alter column sequence set default nextval(", "a default for what comes: rows that are there have theirs by then"),
+    (
+        5,
+        "alter table attempts alter column sequence set default nextval(",
+        "a default for what comes: rows that are there have theirs by then",
+    ),
     (5, "create index if not exists attempts_held_idx on attempts ", "announced in sql/README.md: it is there already"),
     (5, "drop index attempts_live_idx", "what it was for, attempts_held_idx begins with"),
 ];
