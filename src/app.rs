@@ -196,7 +196,7 @@ impl App {
             refuse.cancel();
         };
         let served = async {
-            http::serve(listener, api::endpoint(&settings, &state), limits, tls.clone(), refuse.clone()).await;
+            http::serve(listener, api::service(&settings, &state), limits, tls.clone(), refuse.clone()).await;
             state.tasks.close();
             state.tasks.wait().await;
         };

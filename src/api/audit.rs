@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
     /// It was kept out.
     pub(super) fn refused(&self, request: &Request, status: StatusCode) {
         let context = Context::of(request);
-        refused(self.audit, request, context.arrival(), context.trace(), context.request_id(), Some(self.route), status);
+        refused(self.audit, request.method(), context.arrival(), context.trace(), context.request_id(), Some(self.route), status);
     }
 
     /// It came in.
@@ -155,7 +155,7 @@ impl Open {
 /// Somebody was kept out, perhaps before it was known what from.
 pub(super) fn refused(
     audit: &Audit,
-    request: &Request,
+    method: &Method,
     arrival: &Arrival,
     trace: &Trace,
     request_id: &str,
@@ -167,7 +167,7 @@ pub(super) fn refused(
         claimed_key: arrival.claimed_key().map(|id| id.to_string()),
         source: Some(arrival.ip()),
         request_id: Some(request_id),
-        method: Some(request.method().as_str()),
+        method: Some(method.as_str()),
         status: Some(status.as_u16()),
         route,
         trace: Some(trace.id().to_string()),

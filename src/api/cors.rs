@@ -4,10 +4,7 @@
 
 use std::str::FromStr;
 
-use poem::{
-    Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
-};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use url::Url;
 
 use crate::config::Settings;
@@ -90,14 +87,14 @@ impl Cors {
     }
 
     /// What there is to say to this request.
-    pub(super) fn answer(&self, request: &Request) -> Answer<'_> {
-        let mut asked = request.headers().get_all(header::ORIGIN).iter();
+    pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> Answer<'_> {
+        let mut asked = headers.get_all(header::ORIGIN).iter();
         let origin = match (asked.next(), asked.next(), &self.origins) {
             (Some(_), None, Origins::Any) => Some(HeaderValue::from_static("*")),
             (Some(origin), None, Origins::These(origins)) if origins.contains(origin) => Some(origin.clone()),
             _ => None,
         };
-        let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let is_preflight = method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         Answer { cors: self, origin, is_preflight }
     }
 }

@@ -11,11 +11,11 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::Body as _;
 use percent_encoding::percent_decode_str;
 use poem::{
-    Endpoint, Request, Response, Result,
-    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    Endpoint, Request, Response,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
 use tokio::time::{Instant, error::Elapsed, timeout_at};
-use tracing::Instrument;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{
@@ -23,13 +23,17 @@ use super::{
     admission::{Arrival, Gate},
     audit,
     budget::{Budget, Share},
+    cors,
     extract::{Context, Deadline, Limits},
     reply::protect,
     routes::MatchedPath,
     trace::Trace,
     traffic::{Answered, Traffic},
 };
-use crate::telemetry::audit::Audit;
+use crate::{
+    http::{Head, Service, Whole},
+    telemetry::audit::Audit,
+};
 
 /// The header that carries a request's id in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,7 +41,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the body extractor needs to say that a body was too slow, before the whole request is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The outermost endpoint.
+/// The outermost layer.
 pub struct Edge<E> {
     inner: E,
     gate: Gate,
@@ -61,58 +65,86 @@ impl<E> Edge<E> {
     }
 
     /// The refusal of whoever was over their limit a moment ago. It comes before the route is looked for, so also where there is none.
-    fn refusal(&self, request: &Request, arrival: &Arrival) -> Option<Error> {
-        let refusal = self.gate.refusal(arrival).filter(|_| check_target(request).is_ok())?;
-        let path = request.uri().path();
+    fn refusal(&self, head: &Head<'_>, arrival: &Arrival) -> Option<Error> {
+        let refusal = self.gate.refusal(arrival).filter(|_| check_target(head).is_ok())?;
+        let path = head.uri.path();
         let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
-        let is_open = *request.method() == Method::OPTIONS || self.open.contains(path);
+        let is_open = *head.method == Method::OPTIONS || self.open.contains(path);
         (!is_open).then_some(refusal)
+    }
+
+    /// What every answer says besides.
+    fn complete(&self, headers: &mut HeaderMap, id: HeaderValue, cors: cors::Answer<'_>, version: Version) {
+        headers.insert(REQUEST_ID, id);
+        cors.add_to(headers);
+        if version <= Version::HTTP_11 && self.draining.has_begun() {
+            // A proxy that keeps connections takes another one for its next request, before this server closes them all.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
-    type Output = Response;
+/// What is known of a request by its head.
+pub struct Met {
+    id: HeaderValue,
+    trace: Trace,
+    start: Instant,
+    arrival: Arrival,
+    /// What is wrong with its target, if anything is.
+    wrong: Option<Error>,
+}
 
-    async fn call(&self, request: Request) -> Result<Response> {
-        let header = request_id(&request);
-        let id = header.to_str().expect("ids are printable ASCII");
-        let trace = Trace::of(request.headers());
-        let span = tracing::info_span!("request", id, trace.id = %trace.id(), span.id = %trace.span_id());
-        let line = Line::new(&request, &self.traffic, trace, id);
-        let (cors, is_http_1) = (self.cors.answer(&request), request.version() <= Version::HTTP_11);
-        let arrival = self.gate.arrival(&request);
-        let mut response = match self.refusal(&request, &arrival) {
-            Some(refusal) => span.in_scope(|| {
-                let mut line = line;
-                line.finish(refusal.status(), None);
-                self.gate.note_refusal(&arrival, &refusal);
-                audit::refused(&self.audit, &request, &arrival, &trace, id, None, refusal.status());
-                refusal.into_response(id)
-            }),
-            // In a place of its own: what is not needed for a refusal is large to move.
-            None => Box::pin(self.answer(request, arrival, trace, line, &header).instrument(span)).await,
+impl Met {
+    fn id(&self) -> &str {
+        self.id.to_str().expect("ids are printable ASCII")
+    }
+
+    fn span(&self) -> Span {
+        tracing::info_span!("request", id = self.id(), trace.id = %self.trace.id(), span.id = %self.trace.span_id())
+    }
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
+    type Met = Met;
+
+    fn meet(&self, head: &Head<'_>) -> Result<Met, Whole> {
+        let (start, arrival, trace) = (Instant::now(), self.gate.arrival(head), Trace::of(head.headers));
+        let met = Met { id: request_id(head.headers), trace, start, arrival, wrong: None };
+        let Some(refusal) = self.refusal(head, &met.arrival) else {
+            return Ok(Met { wrong: check_target(head).err(), ..met });
         };
-        response.headers_mut().insert(REQUEST_ID, header);
-        cors.add_to(response.headers_mut());
-        if is_http_1 && self.draining.has_begun() {
-            // A proxy that keeps connections takes another one for its next request, before this server closes them all.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        Ok(response)
+        let status = refusal.status();
+        met.span().in_scope(|| Line::new(head.method.clone(), &self.traffic, &met).finish(status, None));
+        self.gate.note_refusal(&met.arrival, &refusal);
+        audit::refused(&self.audit, head.method, &met.arrival, &trace, met.id(), None, status);
+        let mut answer = refusal.into_answer(met.id());
+        self.complete(answer.headers_mut(), met.id, self.cors.answer(head.method, head.headers), head.version);
+        Err(answer)
+    }
+
+    async fn answer(&self, request: Request, met: Met) -> Response {
+        let (cors, version, span) = (self.cors.answer(request.method(), request.headers()), request.version(), met.span());
+        let id = met.id.clone();
+        let mut response = self.within(request, met).instrument(span).await;
+        self.complete(response.headers_mut(), id, cors, version);
+        response
     }
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
-    async fn answer(&self, mut request: Request, arrival: Arrival, trace: Trace, mut line: Line<'_>, id: &HeaderValue) -> Response {
+    /// Answers what was let in, in its span.
+    async fn within(&self, mut request: Request, met: Met) -> Response {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let context = Context::new(arrival, id.clone(), trace, Deadline::after(self.timeout), self.limits, self.budget.share());
+        let mut line = Line::new(request.method().clone(), &self.traffic, &met);
+        let Met { id, trace, arrival, wrong, .. } = met;
+        let context = Context::new(arrival, id, trace, Deadline::after(self.timeout), self.limits, self.budget.share());
         request.set_data(context.clone());
-        let result = match check_target(&request) {
-            Ok(()) => {
+        let result = match wrong {
+            None => {
                 let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
                 in_time(context.deadline(), answer).await
             }
-            Err(error) => Ok(Ok(Err(error.into()))),
+            Some(error) => Ok(Ok(Err(error.into()))),
         };
         let (error, path) = match result {
             Ok(Ok(Ok(mut response))) => {
@@ -134,7 +166,10 @@ impl<E: Endpoint<Output = Response>> Edge<E> {
             Err(_) => (Error::unavailable("The server could not answer in time. Try again in a moment."), None),
         };
         line.finish(error.status(), path);
-        error.into_response(context.request_id())
+        let (parts, body) = error.into_answer(context.request_id()).into_parts();
+        let mut response = Response::builder().status(parts.status).body(body);
+        *response.headers_mut() = parts.headers;
+        response
     }
 }
 
@@ -184,15 +219,14 @@ fn held(mut response: Response, share: &Share, is_safe: bool) -> Result<Response
 
 /// Refuses a request that has no or two Host headers (RFC 9112, 3.2), or over HTTP/2 one that contradicts `:authority` (RFC 9113, 8.3.1), and a path or
 /// query whose percent-encoding says nothing.
-fn check_target(request: &Request) -> Result<(), Error> {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    let authority = request.original_uri().authority().filter(|_| request.version() == Version::HTTP_2);
-    let is_contradicted =
-        authority.is_some_and(|authority| request.headers().get(header::HOST).is_some_and(|host| host != authority.as_str()));
-    if hosts > 1 || is_contradicted || (hosts == 0 && request.version() == Version::HTTP_11) {
+fn check_target(&Head { uri, version, headers, .. }: &Head<'_>) -> Result<(), Error> {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let authority = uri.authority().filter(|_| version == Version::HTTP_2);
+    let is_contradicted = authority.is_some_and(|authority| headers.get(header::HOST).is_some_and(|host| host != authority.as_str()));
+    if hosts > 1 || is_contradicted || (hosts == 0 && version == Version::HTTP_11) {
         return Err(Error::bad_request("A request must have one Host header.").closing());
     }
-    let target = request.original_uri().path_and_query().map_or("/", |target| target.as_str());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
     if !target.contains('%') {
         return Ok(());
     }
@@ -207,12 +241,12 @@ fn check_target(request: &Request) -> Result<(), Error> {
 }
 
 /// The caller's id for the request if it is one (at most 128 printable ASCII characters), or a new one.
-fn request_id(request: &Request) -> HeaderValue {
+fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_usable = |given: &&HeaderValue| {
         let given = given.as_bytes();
         (1..=128).contains(&given.len()) && given.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ')
     };
-    match request.headers().get(&REQUEST_ID).filter(is_usable) {
+    match headers.get(&REQUEST_ID).filter(is_usable) {
         Some(given) => given.clone(),
         None => {
             let mut text = Uuid::encode_buffer();
@@ -231,14 +265,14 @@ struct Line<'a> {
     method: Method,
     traffic: &'a Traffic,
     trace: Trace,
-    id: &'a str,
+    id: HeaderValue,
     start: Instant,
     written: bool,
 }
 
 impl<'a> Line<'a> {
-    fn new(request: &Request, traffic: &'a Traffic, trace: Trace, id: &'a str) -> Self {
-        Self { method: request.method().clone(), traffic, trace, id, start: Instant::now(), written: false }
+    fn new(method: Method, traffic: &'a Traffic, met: &Met) -> Self {
+        Self { method, traffic, trace: met.trace, id: met.id.clone(), start: met.start, written: false }
     }
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
@@ -247,7 +281,8 @@ impl<'a> Line<'a> {
         let route = path.as_ref().map_or("-", |path| path.0.path());
         let took = self.start.elapsed();
         let Self { method, trace, id, .. } = &*self;
-        self.traffic.answered(&Answered { route: path.as_ref().map(|path| &*path.0), method, status, took, trace: *trace, id });
+        let (route_counted, id) = (path.as_ref().map(|path| &*path.0), id.to_str().unwrap_or_default());
+        self.traffic.answered(&Answered { route: route_counted, method, status, took, trace: *trace, id });
         let duration_ms = took.as_secs_f64() * 1e3;
         tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
     }

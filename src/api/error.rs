@@ -9,7 +9,6 @@ use std::{
 };
 
 use poem::{
-    Response,
     error::{MethodNotAllowedError, NotFoundError, ResponseError},
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
@@ -21,7 +20,7 @@ use poem_openapi::{
 use serde_json::Value;
 
 use super::problem::{Invalid, Problem, Written, problem_meta};
-use crate::{postgres, queue};
+use crate::{http::Whole, postgres, queue};
 
 /// Seconds after which trying again makes sense while a store is away or busy.
 pub(super) const RETRY_SECONDS: u32 = 1;
@@ -132,7 +131,7 @@ impl Error {
     }
 
     /// The answer, with the request's id in it. A 5xx is logged with all its causes; what a client does wrong is its own affair.
-    pub fn into_response(self, request_id: &str) -> Response {
+    pub fn into_answer(self, request_id: &str) -> Whole {
         let Wrong { status, detail, cause, written, .. } = &*self.0;
         if status.is_server_error() {
             let chain = cause.as_deref().map(chain).unwrap_or_default();

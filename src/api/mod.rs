@@ -30,13 +30,13 @@ pub mod traffic;
 pub mod types;
 pub mod users;
 
-use poem::{Endpoint, Response};
 use poem_openapi::{OpenApi, Tags};
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     config::{Docs, Settings},
+    http::Service,
     postgres::Database,
     queue,
     redis::Redis,
@@ -117,8 +117,8 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
     )
 }
 
-/// The whole API as one endpoint, which answers everything and fails with nothing.
-pub fn endpoint(settings: &Settings, state: &State) -> impl Endpoint<Output = Response> + 'static {
+/// The whole API, which answers everything and fails with nothing.
+pub fn service(settings: &Settings, state: &State) -> impl Service {
     let api = || operations(settings, state);
     let route = routes::routes(api(), state);
     let mut open = routes::open_paths(&api());

@@ -1,9 +1,6 @@
 //! RFC 9457 problem details, as they are written and as the OpenAPI document describes them.
 
-use poem::{
-    Response,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use poem_openapi::{
     Object,
     registry::{MetaMediaType, MetaResponse},
@@ -13,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::reply::protect;
+use crate::http::Whole;
 
 /// The media type of problem details.
 const PROBLEM_JSON: &str = "application/problem+json";
@@ -78,14 +76,15 @@ impl Written {
     }
 
     /// The answer to the request with this id.
-    pub(super) fn answer(&self, request_id: &str) -> Response {
+    pub(super) fn answer(&self, request_id: &str) -> Whole {
         let mut body = Vec::with_capacity(self.body.len() + request_id.len() + 3);
         body.extend_from_slice(&self.body);
         serde_json::to_writer(&mut body, request_id).expect("a text can be written");
         body.push(b'}');
-        let mut response = Response::builder().status(self.status).body(body);
-        *response.headers_mut() = self.headers.clone();
-        response
+        let mut answer = Whole::new(body.into());
+        *answer.status_mut() = self.status;
+        *answer.headers_mut() = self.headers.clone();
+        answer
     }
 }
 

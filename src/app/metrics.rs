@@ -11,7 +11,7 @@ use std::{
 };
 
 use poem::{
-    Endpoint, Request, Response, Result,
+    Request, Response,
     http::{Method, StatusCode, header},
 };
 use tokio::{sync::Mutex, time::timeout};
@@ -219,10 +219,14 @@ fn of_queue(text: &mut Text, overview: Option<&Overview>) {
     }
 }
 
-impl Endpoint for Metrics {
-    type Output = Response;
+impl http::Service for Metrics {
+    type Met = ();
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    fn meet(&self, _: &http::Head<'_>) -> Result<(), http::Whole> {
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request, (): ()) -> Response {
         let status = match (request.uri().path(), request.method()) {
             ("/metrics", &Method::GET | &Method::HEAD) => StatusCode::OK,
             ("/metrics", _) => StatusCode::METHOD_NOT_ALLOWED,
@@ -230,9 +234,9 @@ impl Endpoint for Metrics {
         };
         let response = Response::builder().status(status).header(header::CONNECTION, "close");
         match status {
-            StatusCode::OK => Ok(response.content_type(MEDIA_TYPE).body(self.text().await)),
-            StatusCode::METHOD_NOT_ALLOWED => Ok(response.header(header::ALLOW, "GET, HEAD").finish()),
-            _ => Ok(response.finish()),
+            StatusCode::OK => response.content_type(MEDIA_TYPE).body(self.text().await),
+            StatusCode::METHOD_NOT_ALLOWED => response.header(header::ALLOW, "GET, HEAD").finish(),
+            _ => response.finish(),
         }
     }
 }

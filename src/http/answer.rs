@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http_body_util::combinators::BoxBody;
+use http_body_util::{Full, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::{
@@ -22,11 +22,17 @@ use super::{
 /// Over HTTP/2 it gives the next piece, and ends, only when the one before was taken. So its stream lasts until all of it was sent, and holds no more
 /// than one piece for a client whose window is closed.
 pub(super) struct Answer {
-    body: BoxBody<Bytes, io::Error>,
-    connection: Connection,
-    outbox: Outbox,
+    body: Source,
     /// Over HTTP/2.
     stream: Option<(Arc<Progress>, Place)>,
+}
+
+/// Where its pieces come from.
+enum Source {
+    /// It is one piece, or none.
+    Whole(Full<Bytes>),
+    /// They are made one after the other, and somebody may want to know what became of them.
+    Made { body: BoxBody<Bytes, io::Error>, connection: Connection, outbox: Outbox },
 }
 
 impl Answer {
@@ -36,7 +42,17 @@ impl Answer {
         outbox: Outbox,
         stream: Option<(Arc<Progress>, Place)>,
     ) -> Self {
-        Self { body, connection, outbox, stream }
+        Self { body: Source::Made { body, connection, outbox }, stream }
+    }
+
+    /// A body of one piece.
+    pub(super) fn whole(bytes: Bytes, stream: Option<(Arc<Progress>, Place)>) -> Self {
+        Self { body: Source::Whole(Full::new(bytes)), stream }
+    }
+
+    /// Leaves out the body.
+    pub(super) fn leave_out(&mut self) {
+        self.body = Source::Whole(Full::default());
     }
 
     fn piece(&self, bytes: Bytes) -> Piece {
@@ -44,9 +60,22 @@ impl Answer {
         if let Some(progress) = &progress {
             progress.give(bytes.len());
         }
-        let mut piece = Piece { bytes, slip: self.outbox.slip(&self.connection), outbox: self.outbox.clone(), progress };
+        let slip = match &self.body {
+            Source::Whole(_) => None,
+            Source::Made { connection, outbox, .. } => outbox.slip(connection).map(|slip| (slip, outbox.clone())),
+        };
+        let mut piece = Piece { bytes, slip, progress };
         piece.advance(0);
         piece
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self {
+            Self::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Made { body, .. } => Pin::new(body).poll_frame(context),
+        }
     }
 }
 
@@ -58,24 +87,30 @@ impl Body for Answer {
         if let Some((progress, _)) = &self.stream {
             ready!(progress.poll_taken(context));
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = ready!(self.body.poll_frame(context));
         Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|bytes| self.piece(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && self.stream.as_ref().is_none_or(|(progress, _)| progress.is_taken())
+        let is_all = match &self.body {
+            Source::Whole(body) => body.is_end_stream(),
+            Source::Made { body, .. } => body.is_end_stream(),
+        };
+        is_all && self.stream.as_ref().is_none_or(|(progress, _)| progress.is_taken())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Source::Whole(body) => body.size_hint(),
+            Source::Made { body, .. } => body.size_hint(),
+        }
     }
 }
 
 /// A piece of a body.
 pub(super) struct Piece {
     bytes: Bytes,
-    slip: Option<Slip>,
-    outbox: Outbox,
+    slip: Option<(Slip, Outbox)>,
     progress: Option<Arc<Progress>>,
 }
 
@@ -94,8 +129,8 @@ impl Buf for Piece {
         if let Some(progress) = &self.progress {
             progress.take(count);
         }
-        if let Some(slip) = self.slip.take_if(|_| self.bytes.is_empty()) {
-            self.outbox.put(slip);
+        if let Some((slip, outbox)) = self.slip.take_if(|_| self.bytes.is_empty()) {
+            outbox.put(slip);
         }
     }
 }

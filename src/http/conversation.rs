@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
-use http_body_util::{BodyExt as _, Empty, combinators::BoxBody};
+use http_body_util::combinators::BoxBody;
 use hyper::{
     body::{Body as _, Incoming},
     service::service_fn,
@@ -14,7 +14,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use poem::{
-    Addr, Endpoint, Response,
+    Addr,
     http::{Method, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
@@ -29,7 +29,8 @@ use super::{
     answer::Answer,
     connection::{Connection, Outbox, Signing},
     places::{Place, Places},
-    rest::Rest,
+    rest::{self, Rest},
+    service::{Head, Service},
     socket::Socket,
     streams::{Progress, Streams},
     timer::Timer,
@@ -59,8 +60,8 @@ const WRONG_STREAMS: usize = 64;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What all connections share.
-pub(super) struct Shared<E> {
-    pub(super) endpoint: E,
+pub(super) struct Shared<S> {
+    pub(super) service: S,
     pub(super) limits: Limits,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) places: Arc<Places>,
@@ -84,10 +85,7 @@ struct Opened {
 }
 
 /// Answers all requests of a connection.
-pub(super) async fn hold<E>(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared<E>>) -> Ended
-where
-    E: Endpoint<Output = Response> + 'static,
-{
+pub(super) async fn hold<S: Service>(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared<S>>) -> Ended {
     let opened = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return Ok(()),
@@ -105,26 +103,29 @@ where
                 Some(progress) => Some((progress, place.for_stream().ok_or(h2::Error::from(Reason::REFUSED_STREAM))?)),
                 None => None,
             };
-            let leaves_rest = stream.is_none() && !request.body().is_end_stream();
             let is_bodiless = stream.is_some() && request.method() == Method::HEAD;
-            let scheme = if shared.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-            let (local, remote) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(client)));
-            let mut request: poem::Request = (request, local, remote, scheme).into();
-            let connection = Connection::default();
-            request.set_data(connection.clone());
-            let rest = if leaves_rest { Rest::of(&mut request) } else { None };
-            let mut response = shared.endpoint.get_response(request).await;
-            if let Some(drained) = rest.and_then(Rest::drained) {
-                shared.tasks.spawn(drained);
-            }
+            let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+            let head = Head { method, uri, version: request.version(), headers, peer: client.ip() };
+            let mut response = match shared.service.meet(&head) {
+                Ok(met) => {
+                    // In a place of its own: what is not needed for a refusal is large to move.
+                    let answered = Box::pin(answer(&shared, request, met, (local, client), stream.is_none())).await;
+                    answered.map(|(body, connection)| Answer::new(body, connection, outbox, stream))
+                }
+                Err(refusal) => {
+                    if stream.is_none() && !request.body().is_end_stream() && rest::is_coming(request.headers()) {
+                        shared.tasks.spawn(rest::drain(request.into_body()));
+                    }
+                    refusal.map(|body| Answer::whole(body, stream))
+                }
+            };
             if let Some(hsts) = shared.tls.as_ref().and_then(|tls| tls.hsts()) {
                 response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
             }
-            let mut response = hyper::Response::from(response);
             if is_bodiless {
                 leave_out_body(&mut response);
             }
-            Ok::<_, h2::Error>(response.map(|body| Answer::new(body, connection, outbox, stream)))
+            Ok::<_, h2::Error>(response)
         }
     });
     let builder = builder(&streams, &limits, is_h2);
@@ -147,16 +148,38 @@ where
     }
 }
 
+/// Answers a request that was let in; `sides` are this one's address and its client's. Of what its client still sends over HTTP/1.1 a little is read.
+async fn answer<S: Service>(
+    shared: &Shared<S>,
+    request: hyper::Request<Incoming>,
+    met: S::Met,
+    (local, client): (SocketAddr, SocketAddr),
+    is_h1: bool,
+) -> hyper::Response<(BoxBody<Bytes, io::Error>, Connection)> {
+    let leaves_rest = is_h1 && !request.body().is_end_stream() && rest::is_coming(request.headers());
+    let scheme = if shared.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let (local, remote) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(client)));
+    let mut request: poem::Request = (request, local, remote, scheme).into();
+    let connection = Connection::default();
+    request.set_data(connection.clone());
+    let rest = leaves_rest.then(|| Rest::of(&mut request));
+    let response = shared.service.answer(request, met).await;
+    if let Some(drained) = rest.and_then(Rest::drained) {
+        shared.tasks.spawn(drained);
+    }
+    hyper::Response::from(response).map(|body| (body, connection))
+}
+
 /// An answer to HEAD (RFC 9110, 9.3.2). Over HTTP/1.1 hyper does this.
-fn leave_out_body(response: &mut hyper::Response<BoxBody<Bytes, io::Error>>) {
+fn leave_out_body(response: &mut hyper::Response<Answer>) {
     if let Some(length) = response.body().size_hint().exact() {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
-    *response.body_mut() = Empty::new().map_err(|never| match never {}).boxed();
+    response.body_mut().leave_out();
 }
 
 /// Whatever comes before the first request. Each step has its time.
-async fn open<E>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<E>) -> io::Result<Opened> {
+async fn open<S>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<S>) -> io::Result<Opened> {
     let limits = &shared.limits;
     let (client, first) = match limits.announced_by.contains(peer.ip()) {
         true => timeout(limits.head_timeout, announced::read(&mut stream, peer)).await??,

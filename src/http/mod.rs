@@ -1,7 +1,7 @@
 //! Connections: the accept loop, TLS, their time-outs and number, and how they end.
 //!
 //! The loop is ours and not `poem::Server`, which sets no TCP_NODELAY, waits for ever for a request's headers, and spins when the process has no file
-//! descriptor left. hyper speaks HTTP/1.1, and HTTP/2 where TLS agreed on it; everything above it is a poem [`Endpoint`].
+//! descriptor left. hyper speaks HTTP/1.1, and HTTP/2 where TLS agreed on it; what answers is a [`Service`], which may refuse by the head alone.
 //!
 //! | | HTTP/1.1 | HTTP/2 |
 //! | --- | --- | --- |
@@ -18,6 +18,7 @@ mod conversation;
 mod listen;
 mod places;
 mod rest;
+mod service;
 mod socket;
 mod streams;
 mod timer;
@@ -25,7 +26,6 @@ mod tls;
 
 use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
-use poem::{Endpoint, Response};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -39,6 +39,7 @@ use places::Places;
 
 pub use connection::Connection;
 pub use listen::{ListenError, listen};
+pub use service::{Head, Service, Whole};
 pub use tls::{Tls, TlsError};
 
 /// How long the loop rests when a connection cannot be accepted, which is when descriptors or memory have run out.
@@ -72,19 +73,16 @@ pub struct Limits {
     pub open: Gauge,
 }
 
-/// Serves `endpoint` until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns. With `tls` over
+/// Serves requests until `stop` is cancelled; then accepts nothing more, lets requests in flight finish within the limit, and returns. With `tls` over
 /// HTTPS only.
-pub async fn serve<E>(listener: TcpListener, endpoint: E, limits: Limits, tls: Option<Arc<Tls>>, stop: CancellationToken)
-where
-    E: Endpoint<Output = Response> + 'static,
-{
+pub async fn serve<S: Service>(listener: TcpListener, service: S, limits: Limits, tls: Option<Arc<Tls>>, stop: CancellationToken) {
     let connections = Arc::new(Semaphore::new(limits.connections));
     let drain_timeout = limits.drain_timeout;
     let cut = CancellationToken::new();
     let tasks = TaskTracker::new();
     let places = Places::new(limits.connections, limits.for_each_address, limits.exempt.clone());
     let finish = CancellationToken::new();
-    let shared = Arc::new(Shared { endpoint, limits, tls, places, stop: finish.clone(), tasks: tasks.clone() });
+    let shared = Arc::new(Shared { service, limits, tls, places, stop: finish.clone(), tasks: tasks.clone() });
     let take = |stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit| {
         let (shared, cut, held) = (shared.clone(), cut.clone(), shared.limits.open.hold());
         tasks.spawn(async move {

@@ -15,7 +15,10 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
-use poem::{Request, http::header};
+use poem::{
+    Request,
+    http::{HeaderMap, header},
+};
 use tokio::time::timeout;
 
 /// How many bytes are thrown away at most.
@@ -27,31 +30,37 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Where the rest of a body is left when nobody wants it any more.
 pub(super) struct Rest(Arc<Mutex<Option<BoxBody<Bytes, io::Error>>>>);
 
+/// Whether a body comes without being asked for: who expects to be asked (`Expect`) sends nothing after a refusal.
+pub(super) fn is_coming(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::EXPECT)
+}
+
 impl Rest {
-    /// Takes care of the rest of this request's body. Not if its client asks before they send it (`Expect`), who sends nothing after a refusal.
-    pub(super) fn of(request: &mut Request) -> Option<Self> {
-        if request.headers().contains_key(header::EXPECT) {
-            return None;
-        }
+    /// Takes care of the rest of this request's body.
+    pub(super) fn of(request: &mut Request) -> Self {
         let body: BoxBody<Bytes, io::Error> = request.take_body().into();
         let rest = Self(Arc::default());
         request.set_body(poem::Body::from(Watched { body: Some(body), rest: rest.0.clone() }.boxed()));
-        Some(rest)
+        rest
     }
 
-    /// What there is to be done about it after the request was answered: to read it, within the limits. Then hyper goes on with the connection, or closes it.
+    /// What there is to be done about it after the request was answered.
     pub(super) fn drained(self) -> Option<impl Future<Output = ()> + Send> {
-        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let read = async move {
-            let mut length = 0;
-            while length <= LIMIT
-                && let Some(Ok(frame)) = body.frame().await
-            {
-                length += frame.data_ref().map_or(0, Bytes::len);
-            }
-        };
-        Some(async move { timeout(PATIENCE, read).await.unwrap_or_default() })
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(drain)
     }
+}
+
+/// Reads a body that nobody wants, within the limits. Then hyper goes on with the connection, or closes it.
+pub(super) async fn drain(mut body: impl Body<Data = Bytes> + Unpin + Send) {
+    let read = async {
+        let mut length = 0;
+        while length <= LIMIT
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            length += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    timeout(PATIENCE, read).await.unwrap_or_default();
 }
 
 /// A body on its way to whoever wants it.

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use poem::{Request, http::HeaderValue};
+use poem::http::{HeaderMap, HeaderValue};
 
 use super::{Class, Inner, Subject, credentials};
 use crate::{
     access::{ClientAddress, Key, KeyId, Token},
     api::Error,
+    http::Head,
 };
 
 /// Where a request comes from, what it is counted as, and what it presents.
@@ -50,17 +51,17 @@ impl Arrival {
 }
 
 impl Inner {
-    pub(super) fn arrival(&self, request: &Request) -> Arrival {
-        let class = Class::of(request.method(), request.uri().path());
-        let ip = self.address(request);
-        Arrival { ip, address: ip.into(), class, credential: self.credential(request) }
+    pub(super) fn arrival(&self, head: &Head<'_>) -> Arrival {
+        let class = Class::of(head.method, head.uri.path());
+        let ip = self.address(head);
+        Arrival { ip, address: ip.into(), class, credential: self.credential(head.headers) }
     }
 
-    fn credential(&self, request: &Request) -> Credential {
+    fn credential(&self, headers: &HeaderMap) -> Credential {
         if self.is_open {
             return Credential::Nothing;
         }
-        let text = match credentials::presented(request.headers()) {
+        let text = match credentials::presented(headers) {
             Err(error) => return Credential::Several(error),
             Ok(None) => return Credential::Nothing,
             Ok(Some(None)) => return Credential::Unreadable,
@@ -77,10 +78,9 @@ impl Inner {
         }
     }
 
-    fn address(&self, request: &Request) -> IpAddr {
-        let peer = request.remote_addr().as_socket_addr().map_or(std::net::Ipv4Addr::LOCALHOST.into(), std::net::SocketAddr::ip);
+    fn address(&self, &Head { peer, headers, .. }: &Head<'_>) -> IpAddr {
         let Some(header) = self.forwarded.header().filter(|_| self.proxies.contains(peer)) else { return peer.to_canonical() };
-        let lines: Vec<&[u8]> = request.headers().get_all(header).iter().map(HeaderValue::as_bytes).collect();
+        let lines: Vec<&[u8]> = headers.get_all(header).iter().map(HeaderValue::as_bytes).collect();
         self.proxies.client(peer, self.forwarded, lines)
     }
 

@@ -33,10 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poem::{
-    Request,
-    http::{HeaderName, HeaderValue, StatusCode, header},
-};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use quick_cache::sync::Cache;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
@@ -52,6 +49,7 @@ use crate::{
         self, ConfiguredKeys, HeldToken, KeyId, KeyInfo, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork,
     },
     config::{ForwardedBy, Settings},
+    http::Head,
     limits::{Guard, Window},
     postgres::Database,
     redis::{Away, Redis},
@@ -218,8 +216,8 @@ impl Gate {
     }
 
     /// Looks at a request, without asking anybody.
-    pub fn arrival(&self, request: &Request) -> Arrival {
-        self.0.arrival(request)
+    pub fn arrival(&self, head: &Head<'_>) -> Arrival {
+        self.0.arrival(head)
     }
 
     /// The refusal that a request would get, if that is known: it was over its limit a moment ago. 429.
