@@ -137,12 +137,22 @@ fn is_local(status: Status, unmet: i32) -> bool {
     }
 }
 
+/// Adds to the number of unmet dependencies of all jobs below one, whose row is locked.
+///
+/// Most jobs have none below, and asking takes a quarter of the time of changing nothing: jobs are counted with every statement that may change some.
+pub(super) async fn adjust_children(transaction: &Transaction<'_>, id: i64, by: i32) -> Result<()> {
+    if sql::HAS_CHILDREN.one(transaction, &[&id]).await?.get("children") {
+        sql::ADJUST_CHILDREN.execute(transaction, &[&id, &by]).await?;
+    }
+    Ok(())
+}
+
 /// Does to the jobs below what follows from a job's new status, which is set already.
 pub(super) async fn propagate(transaction: &Transaction<'_>, was: &Locked, is: Status) -> Result<()> {
     let completed = |status| i32::from(status == Status::Completed);
     let fewer = completed(is) - completed(was.status);
     if fewer != 0 {
-        sql::ADJUST_CHILDREN.execute(transaction, &[&was.id, &-fewer]).await?;
+        adjust_children(transaction, was.id, -fewer).await?;
     }
     match (was.status.is_dead(), is.is_dead()) {
         (false, true) => drop(sql::BLOCK_DESCENDANTS.execute(transaction, &[&was.id]).await?),

@@ -6,14 +6,14 @@ use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stal
 use crate::{
     postgres::{
         Transaction, Work,
-        query::{Params, attempts as sql, graph},
+        query::{Params, attempts as sql},
         types::Json,
     },
     queue::{
         Error, Owner, Result, Thing,
         jobs::{
             Status, Store,
-            graph::Locked,
+            graph::{Locked, adjust_children},
             transition::{Ask, Decision, Due, Move},
         },
     },
@@ -112,7 +112,7 @@ impl Work for Complete {
         let Self { job_id, number, result, log_tail, .. } = self;
         let row = sql::COMPLETE.maybe(transaction, &[job_id, number, &result.as_deref().map(Json), log_tail]).await?;
         if row.is_some() {
-            graph::ADJUST_CHILDREN.execute(transaction, &[job_id, &-1]).await?;
+            adjust_children(transaction, *job_id, -1).await?;
         }
         Ok(row.map(|row| attempt(&row)))
     }
