@@ -73,7 +73,8 @@ impl<'a> Entry<'a> {
     /// It was kept out.
     pub(super) fn refused(&self, request: &Request, status: StatusCode) {
         let context = Context::of(request);
-        refused(self.audit, request.method(), context.arrival(), context.trace(), context.request_id(), Some(self.route), status);
+        let trace = || *context.trace();
+        refused(self.audit, request.method(), context.arrival(), trace, context.request_id(), Some(self.route), status);
     }
 
     /// It came in.
@@ -157,7 +158,7 @@ pub(super) fn refused(
     audit: &Audit,
     method: &Method,
     arrival: &Arrival,
-    trace: &Trace,
+    trace: impl FnOnce() -> Trace,
     request_id: &str,
     route: Option<&str>,
     status: StatusCode,
@@ -170,7 +171,7 @@ pub(super) fn refused(
         method: Some(method.as_str()),
         status: Some(status.as_u16()),
         route,
-        trace: Some(trace.id().to_string()),
+        trace: Some(trace().id().to_string()),
         ..Event::refusal(action)
     });
 }

@@ -88,6 +88,9 @@ impl Cors {
 
     /// What there is to say to this request.
     pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> Answer<'_> {
+        if matches!(&self.origins, Origins::These(none) if none.is_empty()) {
+            return Answer { cors: self, origin: None, is_preflight: false };
+        }
         let mut asked = headers.get_all(header::ORIGIN).iter();
         let origin = match (asked.next(), asked.next(), &self.origins) {
             (Some(_), None, Origins::Any) => Some(HeaderValue::from_static("*")),

@@ -3,7 +3,15 @@
 //! It gives the request an id, a deadline and a span, catches what goes wrong (also panics) and gives it the one shape, and writes one line in the log. Who was
 //! over their limit a moment ago is refused before any of that costs anything.
 
-use std::{collections::HashSet, io, panic::AssertUnwindSafe, pin::pin, time::Duration};
+use std::{
+    cell::LazyCell,
+    collections::HashSet,
+    io,
+    ops::{ControlFlow, Deref},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -28,7 +36,7 @@ use super::{
     reply::protect,
     routes::MatchedPath,
     trace::Trace,
-    traffic::{Answered, Traffic},
+    traffic::{Answered, Route, Traffic},
 };
 use crate::{
     http::{Head, Service, Whole},
@@ -84,7 +92,7 @@ impl<E> Edge<E> {
     }
 }
 
-/// What is known of a request by its head.
+/// What is known by its head of a request that was let in.
 pub struct Met {
     id: HeaderValue,
     trace: Trace,
@@ -94,41 +102,52 @@ pub struct Met {
     wrong: Option<Error>,
 }
 
-impl Met {
-    fn id(&self) -> &str {
-        self.id.to_str().expect("ids are printable ASCII")
-    }
-
-    fn span(&self) -> Span {
-        tracing::info_span!("request", id = self.id(), trace.id = %self.trace.id(), span.id = %self.trace.span_id())
-    }
-}
-
 impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
     type Met = Met;
 
-    fn meet(&self, head: &Head<'_>) -> Result<Met, Whole> {
-        let (start, arrival, trace) = (Instant::now(), self.gate.arrival(head), Trace::of(head.headers));
-        let met = Met { id: request_id(head.headers), trace, start, arrival, wrong: None };
-        let Some(refusal) = self.refusal(head, &met.arrival) else {
-            return Ok(Met { wrong: check_target(head).err(), ..met });
+    fn meet(&self, head: &Head<'_>) -> ControlFlow<Whole, Met> {
+        let (start, arrival, id) = (Instant::now(), self.gate.arrival(head), request_id(head.headers));
+        let Some(refusal) = self.refusal(head, &arrival) else {
+            return ControlFlow::Continue(Met { id, trace: Trace::of(head.headers), start, arrival, wrong: check_target(head).err() });
         };
-        let status = refusal.status();
-        met.span().in_scope(|| Line::new(head.method.clone(), &self.traffic, &met).finish(status, None));
-        self.gate.note_refusal(&met.arrival, &refusal);
-        audit::refused(&self.audit, head.method, &met.arrival, &trace, met.id(), None, status);
-        let mut answer = refusal.into_answer(met.id());
-        self.complete(answer.headers_mut(), met.id, self.cors.answer(head.method, head.headers), head.version);
-        Err(answer)
+        // Mostly nobody wants to know.
+        let trace = LazyCell::new(|| Trace::of(head.headers));
+        let (text, status) = (text(&id), refusal.status());
+        span(text, &trace).in_scope(|| {
+            let answered = Answered { route: None, method: head.method, status, took: start.elapsed(), id: text };
+            note(&self.traffic, &answered, || *trace);
+        });
+        self.gate.note_refusal(&arrival, &refusal);
+        audit::refused(&self.audit, head.method, &arrival, || *trace, text, None, status);
+        let mut answer = refusal.into_answer(text);
+        self.complete(answer.headers_mut(), id, self.cors.answer(head.method, head.headers), head.version);
+        ControlFlow::Break(answer)
     }
 
     async fn answer(&self, request: Request, met: Met) -> Response {
-        let (cors, version, span) = (self.cors.answer(request.method(), request.headers()), request.version(), met.span());
-        let id = met.id.clone();
+        let (cors, version) = (self.cors.answer(request.method(), request.headers()), request.version());
+        let (id, span) = (met.id.clone(), span(text(&met.id), &&met.trace));
         let mut response = self.within(request, met).instrument(span).await;
         self.complete(response.headers_mut(), id, cors, version);
         response
     }
+}
+
+fn text(id: &HeaderValue) -> &str {
+    id.to_str().expect("ids are printable ASCII")
+}
+
+fn span(id: &str, trace: &impl Deref<Target = Trace>) -> Span {
+    tracing::info_span!("request", id, trace.id = %trace.id(), span.id = %trace.span_id())
+}
+
+/// Counts an answer, and writes a request's line in the log.
+fn note(traffic: &Traffic, answered: &Answered<'_>, trace: impl FnOnce() -> Trace) {
+    traffic.answered(answered, trace);
+    let Answered { route, method, status, took, .. } = answered;
+    // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
+    let (route, duration_ms) = (route.map_or("-", Route::path), took.as_secs_f64() * 1e3);
+    tracing::info!(method = method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
 }
 
 impl<E: Endpoint<Output = Response>> Edge<E> {
@@ -260,7 +279,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
 }
 
-/// The request's line in the log. Written also when the client goes away and the request is dropped.
+/// A request's line in the log. Written also when the client goes away and the request is dropped.
 struct Line<'a> {
     method: Method,
     traffic: &'a Traffic,
@@ -277,14 +296,10 @@ impl<'a> Line<'a> {
 
     fn finish(&mut self, status: StatusCode, path: Option<MatchedPath>) {
         self.written = true;
-        // The route, not the path: what stands in a path or a query is a parameter's value, which no log carries.
-        let route = path.as_ref().map_or("-", |path| path.0.path());
-        let took = self.start.elapsed();
-        let Self { method, trace, id, .. } = &*self;
-        let (route_counted, id) = (path.as_ref().map(|path| &*path.0), id.to_str().unwrap_or_default());
-        self.traffic.answered(&Answered { route: route_counted, method, status, took, trace: *trace, id });
-        let duration_ms = took.as_secs_f64() * 1e3;
-        tracing::info!(method = self.method.as_str(), route, status = status.as_u16(), duration_ms, "answered");
+        let Self { method, id, .. } = &*self;
+        let route = path.as_ref().map(|path| &*path.0);
+        let answered = Answered { route, method, status, took: self.start.elapsed(), id: text(id) };
+        note(self.traffic, &answered, || self.trace);
     }
 }
 

@@ -79,7 +79,11 @@ impl Written {
     pub(super) fn answer(&self, request_id: &str) -> Whole {
         let mut body = Vec::with_capacity(self.body.len() + request_id.len() + 3);
         body.extend_from_slice(&self.body);
-        serde_json::to_writer(&mut body, request_id).expect("a text can be written");
+        match request_id.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            true => serde_json::to_writer(&mut body, request_id).expect("a text can be written"),
+            // Ids are printable ASCII, of which nothing else is written in another way.
+            false => body.extend([b"\"", request_id.as_bytes(), b"\""].into_iter().flatten()),
+        }
         body.push(b'}');
         let mut answer = Whole::new(body.into());
         *answer.status_mut() = self.status;

@@ -42,7 +42,6 @@ pub(super) struct Answered<'a> {
     pub(super) method: &'a Method,
     pub(super) status: StatusCode,
     pub(super) took: Duration,
-    pub(super) trace: Trace,
     /// Its id in the log.
     pub(super) id: &'a str,
 }
@@ -85,15 +84,18 @@ impl Traffic {
         route
     }
 
-    /// A request was answered.
-    pub(super) fn answered(&self, answered: &Answered<'_>) {
+    /// A request was answered. Its trace is asked for if it may be wanted.
+    pub(super) fn answered(&self, answered: &Answered<'_>, trace: impl FnOnce() -> Trace) {
         let Answered { route, method, status, took, .. } = answered;
         let requests = &route.unwrap_or(&self.0.unknown).methods[place_of(method)];
         requests.times.observe_time(*took);
         let status = STATUSES.iter().position(|known| *known == status.as_u16());
         requests.statuses[status.unwrap_or(STATUSES.len())].one();
-        if let Some(spans) = self.0.spans.as_ref().filter(|_| answered.trace.is_sampled) {
-            spans.export(answered.span());
+        if let Some(spans) = &self.0.spans
+            && let trace = trace()
+            && trace.is_sampled
+        {
+            spans.export(answered.span(&trace));
         }
     }
 
@@ -123,8 +125,8 @@ impl Traffic {
 
 impl Answered<'_> {
     /// As OpenTelemetry's conventions for HTTP servers name it.
-    fn span(&self) -> Span {
-        let Self { trace, status, .. } = self;
+    fn span(&self, trace: &Trace) -> Span {
+        let Self { status, .. } = self;
         let (method, route) = (METHODS[place_of(self.method)], self.route.map_or("", Route::path));
         let end = SystemTime::now();
         Span {
@@ -186,8 +188,8 @@ mod tests {
         let traffic = Traffic::new(None);
         let route = traffic.route("/jobs/{job_id}");
         let answered = |route: Option<&Route>, method: &Method, status| {
-            let (trace, took) = (Trace::of(&HeaderMap::new()), Duration::from_millis(3));
-            traffic.answered(&Answered { route, method, status, took, trace, id: "" });
+            let answered = Answered { route, method, status, took: Duration::from_millis(3), id: "" };
+            traffic.answered(&answered, || Trace::of(&HeaderMap::new()));
         };
         answered(Some(&*route), &Method::GET, StatusCode::OK);
         for n in 0..100 {

@@ -6,6 +6,7 @@
 
 use std::{
     fmt::Display,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -222,8 +223,8 @@ fn of_queue(text: &mut Text, overview: Option<&Overview>) {
 impl http::Service for Metrics {
     type Met = ();
 
-    fn meet(&self, _: &http::Head<'_>) -> Result<(), http::Whole> {
-        Ok(())
+    fn meet(&self, _: &http::Head<'_>) -> ControlFlow<http::Whole> {
+        ControlFlow::Continue(())
     }
 
     async fn answer(&self, request: Request, (): ()) -> Response {

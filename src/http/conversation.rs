@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its last.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -107,12 +107,12 @@ pub(super) async fn hold<S: Service>(stream: TcpStream, peer: SocketAddr, shared
             let (method, uri, headers) = (request.method(), request.uri(), request.headers());
             let head = Head { method, uri, version: request.version(), headers, peer: client.ip() };
             let mut response = match shared.service.meet(&head) {
-                Ok(met) => {
+                ControlFlow::Continue(met) => {
                     // In a place of its own: what is not needed for a refusal is large to move.
                     let answered = Box::pin(answer(&shared, request, met, (local, client), stream.is_none())).await;
                     answered.map(|(body, connection)| Answer::new(body, connection, outbox, stream))
                 }
-                Err(refusal) => {
+                ControlFlow::Break(refusal) => {
                     if stream.is_none() && !request.body().is_end_stream() && rest::is_coming(request.headers()) {
                         shared.tasks.spawn(rest::drain(request.into_body()));
                     }

@@ -1,6 +1,6 @@
 //! What answers requests.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::ControlFlow};
 
 use bytes::Bytes;
 use poem::{
@@ -29,8 +29,8 @@ pub trait Service: Send + Sync + 'static {
     /// What was found out about a request that is let in.
     type Met: Send;
 
-    /// Looks at a request's head, and waits for nothing. Who is not let in is answered with the error.
-    fn meet(&self, head: &Head<'_>) -> Result<Self::Met, Whole>;
+    /// Looks at a request's head, and waits for nothing: what goes on, or the answer to who is not let in.
+    fn meet(&self, head: &Head<'_>) -> ControlFlow<Whole, Self::Met>;
 
     /// Answers a request that was let in.
     fn answer(&self, request: Request, met: Self::Met) -> impl Future<Output = Response> + Send;
