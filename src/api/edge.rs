@@ -127,7 +127,8 @@ impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
     async fn answer(&self, request: Request, met: Met) -> Response {
         let (cors, version) = (self.cors.answer(request.method(), request.headers()), request.version());
         let (id, span) = (met.id.clone(), span(text(&met.id), &&met.trace));
-        let mut response = self.within(request, met).instrument(span).await;
+        // In a place of its own, which need not be moved again: it is large.
+        let mut response = Box::pin(self.within(request, met)).instrument(span).await;
         self.complete(response.headers_mut(), id, cors, version);
         response
     }
