@@ -102,3 +102,30 @@ pub(super) fn problem_meta(status: u16, description: &'static str) -> MetaRespon
         headers: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers choose ids: any printable ASCII.
+    #[test]
+    fn the_id_is_a_text_whatever_is_in_it() {
+        let problem = Problem {
+            kind: "about:blank".to_owned(),
+            title: "Conflict".to_owned(),
+            status: 409,
+            detail: "It is \"so\".".to_owned(),
+            errors: Vec::new(),
+            current_attempt: Some(2),
+            request_id: String::new(),
+        };
+        let written = Written::new(&problem, StatusCode::CONFLICT, &[]);
+        let printable: String = (b' '..=b'~').map(char::from).collect();
+        for id in ["", "01a20e15-55a7-7126-bf47-2c8f78d80107", "\"", "\\", "a\"}", &printable] {
+            let answer = written.answer(id);
+            let read: Value = serde_json::from_slice(answer.body()).expect("it is JSON");
+            assert_eq!((&read["request_id"], &read["current_attempt"]), (&Value::from(id), &Value::from(2)), "{id}");
+            assert_eq!(answer.status(), StatusCode::CONFLICT);
+        }
+    }
+}

@@ -1,4 +1,4 @@
--- What clients' attempts hold of them, if anything. Read after the clients are locked: until then others may claim for them.
+-- What clients' attempts hold of them, if anything. All of these clients must be locked before: until then others may claim for them.
 --
 -- Attempts that ended leave dead entries in the index, which no vacuum can remove while anybody holds an old snapshot. So each client's row says from where on
 -- its attempts live: claims of one client follow each other, each with a higher sequence. That is raised now and then, and that they are there is noted; who

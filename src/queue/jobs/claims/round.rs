@@ -195,7 +195,9 @@ impl Round<'_> {
             all.extend(own(row).map(|id| (id, (has, row.get("is_there")))));
         }
         let mut free: HashMap<&str, Resources> = all.iter().map(|(id, (has, _))| (*id, *has)).collect();
-        for row in sql::HELD.all(transaction, &[&ids, &self.newcomers]).await? {
+        // Of those that are locked, and not of who has registered since.
+        let locked: Vec<&str> = all.keys().copied().collect();
+        for row in sql::HELD.all(transaction, &[&locked, &self.newcomers]).await? {
             let held = |column: &str| i32::try_from(row.get::<_, i64>(column)).unwrap_or(i32::MAX);
             if let Some(free) = own(&row).and_then(|id| free.get_mut(id)) {
                 // Less than nothing, if it registered anew with less than it holds: then it gets not even what needs nothing.
