@@ -113,13 +113,13 @@ impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
         // Mostly nobody wants to know.
         let trace = LazyCell::new(|| Trace::of(head.headers));
         let (text, status) = (text(&id), refusal.status());
-        span(text, &trace).in_scope(|| {
+        let mut answer = span(text, &trace).in_scope(|| {
             let answered = Answered { route: None, method: head.method, status, took: start.elapsed(), id: text };
             note(&self.traffic, &answered, || *trace);
+            self.gate.note_refusal(&arrival, &refusal);
+            audit::refused(&self.audit, head.method, &arrival, || *trace, text, None, status);
+            refusal.into_answer(text)
         });
-        self.gate.note_refusal(&arrival, &refusal);
-        audit::refused(&self.audit, head.method, &arrival, || *trace, text, None, status);
-        let mut answer = refusal.into_answer(text);
         self.complete(answer.headers_mut(), id, self.cors.answer(head.method, head.headers), head.version);
         ControlFlow::Break(answer)
     }

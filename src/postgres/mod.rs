@@ -318,8 +318,10 @@ pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::C
 fn session(settings: &Settings) -> String {
     let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
     // The statements are written so that one plan is right for all values (sql/README.md). Left to itself PostgreSQL plans a claim anew each time, which
-    // takes longer than the claim. JIT costs more than it gives for statements that take microseconds.
+    // takes longer than the claim. JIT costs more than it gives for statements that take microseconds. Whoever waited for a lock must see what was done
+    // under it, whatever the database's default is.
     format!(
-        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off"
+        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off \
+         -c default_transaction_isolation=read\\ committed"
     )
 }

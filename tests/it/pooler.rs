@@ -189,6 +189,7 @@ async fn sessions_have_what_a_server_would_say_itself() {
         ("idle_in_transaction_session_timeout", "25s"),
         ("plan_cache_mode", "force_generic_plan"),
         ("jit", "off"),
+        ("default_transaction_isolation", "read committed"),
     ] {
         assert_eq!(in_a_session(&pooler.url(&database), &format!("current_setting('{name}')")).await, expected, "{name}");
     }

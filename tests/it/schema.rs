@@ -162,35 +162,73 @@ async fn no_version_rewrites_a_table() {
     assert_eq!(since, [], "the rules hold since");
 }
 
-/// What operators of large tables run before a version leaves that version nothing to build.
+/// What `sql/README.md` announces of V5.
+fn announced() -> Vec<String> {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/README.md")).unwrap();
+    let (_, announced) = readme.split_once("#### Announced").expect("what is announced");
+    let block = announced.split("```").nth(1).and_then(|block| block.strip_prefix("sql")).expect("statements");
+    block.split(';').map(|statement| statement.trim().to_owned()).filter(|statement| !statement.is_empty()).collect()
+}
+
+/// All that V5 makes: the index, whether it is whole, the column's default, whose the sequence is.
+async fn made_by_v5(client: &tokio_postgres::Client) -> (String, bool, String, String) {
+    let sql = "select pg_get_indexdef(indexrelid), indisvalid, \
+               (select pg_get_expr(adbin, adrelid) from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum \
+                where adrelid = 'attempts'::regclass and attname = 'sequence'), \
+               pg_get_serial_sequence('attempts', 'sequence') \
+               from pg_index where indexrelid = 'attempts_held_idx'::regclass";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    (row.get(0), row.get(1), row.get(2), row.get(3))
+}
+
+/// What operators of large tables run before a version leaves that version nothing to build, and the same in the end.
 #[tokio::test]
 async fn what_is_announced_can_be_done_before() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/README.md")).unwrap();
-    let (_, announced) = readme.split_once("Announced:").expect("the table");
-    let row = announced.lines().find(|line| line.starts_with("| V5 |")).expect("what V5 announces");
-    let statements: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
-    assert_eq!(statements.len(), 4, "{statements:?}");
-
-    let database = TestDatabase::empty().await;
+    let (plain, database) = (TestDatabase::empty().await, TestDatabase::empty().await);
+    bring_to(&plain, 5).await;
     bring_to(&database, 4).await;
     let client = database.connect().await;
     let attempts = "insert into attempts (job_id, number, client_id, status, cpu, accelerators) values ($1, 1, 'node', 'CLAIMED', 1, 0)";
     client.execute(attempts, &[&1_i64]).await.unwrap();
-    for statement in statements {
+    // Once more changes nothing.
+    for statement in announced().iter().chain(&announced()) {
         client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
-    let index =
-        async || client.query_one("select 'attempts_held_idx'::regclass::oid, 'attempts_sequence_seq'::regclass::oid", &[]).await.unwrap();
+    let index = async || client.query_one("select 'attempts_held_idx'::regclass::oid", &[]).await.unwrap().get::<_, u32>(0);
     let before = index().await;
     bring_to(&database, 5).await;
-    let after = index().await;
-    let oids = |row: &tokio_postgres::Row| (row.get::<_, u32>(0), row.get::<_, u32>(1));
-    assert_eq!(oids(&before), oids(&after), "expected that the version built neither anew");
+    assert_eq!(index().await, before, "expected that the version did not build it anew");
+    assert_eq!(made_by_v5(&client).await, made_by_v5(&plain.connect().await).await, "expected the same with and without what is announced");
     // A server of the version before works on it, and what it claims is in order.
     client.execute(attempts, &[&2_i64]).await.unwrap();
     client.execute(attempts, &[&3_i64]).await.unwrap();
     let rows = client.query("select sequence from attempts order by job_id", &[]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [0, 1, 2]);
+}
+
+/// Building an index can be broken off, and leaves one that nothing uses.
+#[tokio::test]
+async fn an_index_that_is_not_whole_is_not_taken_for_one() {
+    let database = TestDatabase::empty().await;
+    bring_to(&database, 4).await;
+    let client = database.connect().await;
+    let migrate = || directly(&database).arg("migrate").output().unwrap();
+    for spoil in [
+        "update pg_index set indisvalid = false where indexrelid = 'attempts_held_idx'::regclass",
+        "drop index attempts_held_idx; create index attempts_held_idx on attempts (client_id) where ended_at is null",
+    ] {
+        for statement in announced() {
+            client.batch_execute(&statement).await.unwrap();
+        }
+        client.batch_execute(spoil).await.unwrap();
+        let output = migrate();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("drop index concurrently attempts_held_idx"), "{spoil}: {said}");
+        let held = "select count(*) from pg_class where relname = 'attempts_live_idx'";
+        assert_eq!(client.query_one(held, &[]).await.unwrap().get::<_, i64>(0), 1, "what servers use is still there");
+        client.batch_execute("drop index attempts_held_idx").await.unwrap();
+    }
+    assert!(migrate().status.success());
 }
 
 /// The program by the direct way to PostgreSQL, whatever way servers have: time-outs for locks are said in a session, of which a pooler has none.

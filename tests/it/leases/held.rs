@@ -2,8 +2,8 @@
 
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tokio_postgres::{Client, IsolationLevel};
-use whatsnext::postgres::query::claims::HELD;
+use tokio_postgres::{Client, IsolationLevel, types::ToSql};
+use whatsnext::postgres::query::{Query, attempts::HEARTBEAT_OF_CLIENT, claims::HELD};
 
 use super::World;
 use crate::support::Server;
@@ -11,6 +11,10 @@ use crate::support::Server;
 /// From where on the attempts of the client `node` live.
 async fn live_from(database: &Client) -> i64 {
     database.query_one("select live_from from clients where id = 'node'", &[]).await.unwrap().get(0)
+}
+
+async fn last_value(database: &Client) -> i64 {
+    database.query_one("select last_value from attempts_sequence_seq", &[]).await.unwrap().get(0)
 }
 
 /// Lets the next claim note it, as it does after five seconds.
@@ -28,6 +32,7 @@ async fn what_lives_is_counted_wherever_it_began() {
     let database = world.database.connect().await;
     let jobs = world.jobs(20).await;
     let claim = |count: usize| json!({"client_id": "node", "max_jobs": count});
+    database.execute("update clients set live_from_at = now() + interval '1 hour', last_heartbeat = now()", &[]).await.unwrap();
     let first = world.claim_ids(claim(3)).await;
     assert_eq!(first, jobs[..3]);
     world.say(first[0], 1, "complete", json!({})).await.expect(200);
@@ -57,6 +62,17 @@ async fn what_lives_is_counted_wherever_it_began() {
     assert!((lowest - 1..=lowest).contains(&live_from(&database).await), "{lowest}");
     assert_eq!(world.claim_ids(claim(100)).await, [0; 0], "it holds all it has");
 
+    // Data that came without its sequence: then a place above it means nothing.
+    let far = last_value(&database).await + 1000;
+    database
+        .execute("update clients set live_from = $1, live_from_at = now() + interval '1 hour', last_heartbeat = now()", &[&far])
+        .await
+        .unwrap();
+    let beaten = world.api.post("/clients/node/heartbeat", json!({})).await.expect(200);
+    assert_eq!(beaten["attempts"].as_array().unwrap().len(), 8, "all of them: {beaten}");
+    assert_eq!(world.claim_ids(claim(100)).await, [0; 0], "it holds all it has");
+    assert_eq!(live_from(&database).await, lowest, "it is set right at once");
+
     // Whoever registers the id anew has nothing to do with it, and then begins where sequences are.
     world.api.delete("/clients/node").await.expect(204);
     world.client("node", 1, 0).await;
@@ -64,7 +80,7 @@ async fn what_lives_is_counted_wherever_it_began() {
     world.end().await;
 }
 
-/// While claims on two servers note it with each claim.
+/// While claims on two servers note it, with nearly every claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_claims_everywhere_is_not_overdrawn_while_that_is_noted() {
     const TURNS: usize = 12;
@@ -73,8 +89,13 @@ async fn a_client_that_claims_everywhere_is_not_overdrawn_while_that_is_noted() 
     let second = Server::start_with(&world.database, &[("rate_limit_per_minute", "0")]).await;
     world.jobs(400).await;
     let path = format!("/projects/{}/claims", world.project);
+    let hurry = world.database.connect().await;
+    let hurrying = tokio::spawn(async move {
+        loop {
+            make_late(&hurry).await;
+        }
+    });
     for turn in 0..TURNS {
-        make_late(&database).await;
         let claims = (0..16).map(|n| {
             let api = if n % 2 == 0 { world.api.clone() } else { second.api.clone() };
             let path = path.clone();
@@ -89,6 +110,7 @@ async fn a_client_that_claims_everywhere_is_not_overdrawn_while_that_is_noted() 
             world.say(lives[(turn * 5 + n) % 8], 1, "complete", json!({})).await.expect(200);
         }
     }
+    hurrying.abort();
     assert!(live_from(&database).await > 0, "it was noted");
     second.stop().await;
     world.end().await;
@@ -108,30 +130,33 @@ async fn a_claim_does_not_walk_past_what_ended() {
         let end = "update attempts set status = 'COMPLETED', ended_at = clock_timestamp() where ended_at is null";
         database.execute(end, &[]).await.unwrap();
     }
-    // What counting reads of the index, dead or not, in a transaction that notes nothing.
-    let read = async || {
+    // However large PostgreSQL thinks the table is.
+    database.batch_execute("set enable_seqscan = off; set enable_bitmapscan = off").await.unwrap();
+    // What a statement reads of the index, dead or not, in a transaction that changes nothing.
+    let read = async |query: &Query, params: &[&(dyn ToSql + Sync)]| {
         let read = async || {
             // Of this connection, which has told the others some of it or not.
             let sql = "select pg_stat_get_xact_tuples_returned('attempts_held_idx'::regclass)";
             database.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
         };
-        let (node, nobody) = (["node"].as_slice(), [""; 0].as_slice());
         database.batch_execute("begin").await.unwrap();
         let before = read().await;
-        let counted = database.query(HELD.sql, &[&node, &nobody]).await.unwrap();
-        assert_eq!(counted.len(), 1, "it holds something");
+        let found = database.query(query.sql, params).await.unwrap();
+        assert!(!found.is_empty(), "{}: it holds something", query.name);
         let read = read().await - before;
         database.batch_execute("rollback").await.unwrap();
         read
     };
+    let (node, nobody) = (["node"].as_slice(), [""; 0].as_slice());
+    let both = async || (read(&HELD, &[&node, &nobody]).await, read(&HEARTBEAT_OF_CLIENT, &[&"node"]).await);
     let claim = json!({"client_id": "node"});
     assert_eq!(world.claim_ids(claim.clone()).await.len(), 1);
     database.execute("update clients set live_from = 0", &[]).await.unwrap();
-    let whole = read().await;
-    assert!(whole > ENDED, "expected it to walk past {ENDED} entries if nothing is noted, it read {whole}");
+    let whole = both().await;
+    assert!(whole.0 > ENDED && whole.1 > ENDED, "expected both to walk past {ENDED} entries if nothing is noted, they read {whole:?}");
     make_late(&database).await;
     assert_eq!(world.claim_ids(claim).await.len(), 1);
-    assert_eq!(read().await, 2, "what lives");
+    assert_eq!(both().await, (2, 2), "what lives");
     snapshot.rollback().await.unwrap();
     world.end().await;
 }
