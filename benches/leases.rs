@@ -43,7 +43,7 @@ async fn main() {
     let database = TestDatabase::new().await;
     let audit = tempfile::tempdir().unwrap();
     let folder = audit.path().to_str().unwrap();
-    // Whoever reports comes from one address, which is limited as default settings have it.
+    // All come from one address, which by default may send 6000 reports a minute.
     let settings = [("LOG_FILTER", "warn"), ("AUDIT_LOG_DIR", folder), ("REPORT_LIMIT_PER_MINUTE", "0")];
     let server = Process::start_with(&database, &settings).await;
     let api = &server.api;

@@ -165,7 +165,7 @@ async fn no_version_rewrites_a_table() {
 /// What `sql/README.md` announces of V5.
 fn announced() -> Vec<String> {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/README.md")).unwrap();
-    let (_, announced) = readme.split_once("#### Announced").expect("what is announced");
+    let (_, announced) = readme.split_once("### Announced").expect("what is announced");
     let block = announced.split("```").nth(1).and_then(|block| block.strip_prefix("sql")).expect("statements");
     block.split(';').map(|statement| statement.trim().to_owned()).filter(|statement| !statement.is_empty()).collect()
 }

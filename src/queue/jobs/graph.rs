@@ -139,7 +139,7 @@ fn is_local(status: Status, unmet: i32) -> bool {
 
 /// Adds to the number of unmet dependencies of all jobs below one, whose row is locked.
 ///
-/// Most jobs have none below, and asking takes a quarter of the time of changing nothing: jobs are counted with every statement that may change some.
+/// Most jobs have none below, which is asked first: with every statement that changes jobs, if only none, they are counted.
 pub(super) async fn adjust_children(transaction: &Transaction<'_>, id: i64, by: i32) -> Result<()> {
     if sql::HAS_CHILDREN.one(transaction, &[&id]).await?.get("children") {
         sql::ADJUST_CHILDREN.execute(transaction, &[&id, &by]).await?;
