@@ -23,7 +23,8 @@ use super::{
 /// How many bytes are written together at most.
 const BATCH: usize = 256 * 1024;
 
-/// How long the first of them waits for others: to wake a thread and to write cost more than to make a line.
+/// How long the first of them waits for others, on this thread of the log's own, where no request waits: to wake a thread and to write cost more than to
+/// make a line.
 const GATHERING: Duration = Duration::from_millis(5);
 
 /// Writes lines. What is wrong with the disk is counted and logged here, since nobody waits to be told.
