@@ -252,10 +252,12 @@ queries! {
         UPDATE = "update",
     }
     schema {
+        ANALYZE = "analyze",
         CREATE_DATABASE = "create_database",
         DATABASE_PRESENT = "database_present",
         LOCK = "lock",
         LOCK_TIMEOUT = "lock_timeout",
+        OUTGROWN = "outgrown",
         PING = "ping",
         PRESENT = "present",
         VERSION = "version",

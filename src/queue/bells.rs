@@ -207,7 +207,12 @@ impl Bell {
         self.notify.notify_one();
     }
 
-    /// Whether it has rung since it was last asked.
+    /// Whether it has rung, which it then still has.
+    pub(in crate::queue) fn rings(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Whether it has rung since this was last asked.
     pub(in crate::queue) fn has_rung(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
     }

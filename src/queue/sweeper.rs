@@ -45,7 +45,7 @@ pub struct Sweeper {
 impl Sweeper {
     /// Does all of it again and again. Never ends.
     pub async fn run(&self) {
-        tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on());
+        tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on(), self.learn_on());
     }
 
     /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others. What cannot be forgotten is passed by, and tried again
@@ -107,6 +107,18 @@ impl Sweeper {
             // One that stays due is just being changed by somebody else.
             let seconds = next.map_or(INTERVAL.as_secs_f64(), |seconds| seconds.clamp(0.0, INTERVAL.as_secs_f64()));
             sleep(Duration::from_secs_f64(seconds).max(PAUSE)).await;
+        }
+    }
+
+    /// Sees to it that statements are planned for tables as large as they are.
+    async fn learn_on(&self) {
+        loop {
+            match self.jobs.refresh_statistics().await {
+                Ok(true) => tracing::debug!("tables have grown, and were analyzed"),
+                Ok(false) => {}
+                Err(error) => failed(&error),
+            }
+            sleep(INTERVAL).await;
         }
     }
 

@@ -1,5 +1,6 @@
 //! The schema, its migrations, and every statement against it.
 
+mod plans;
 mod rules;
 
 use std::{

@@ -11,7 +11,7 @@ with job as materialized (
     set status = 'COMPLETED', job_status = 'COMPLETED', reported = true, ended_at = clock_timestamp(), progress = 1,
         result = $3, log_tail = $4
     from job
-    where attempts.job_id = job.id and attempts.number = $2 and attempts.ended_at is null
+    where attempts.job_id = $1 and attempts.number = $2 and attempts.ended_at is null
     returning job_id, number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds, lease_expires_at,
           cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
 ), done as (

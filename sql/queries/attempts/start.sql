@@ -13,7 +13,7 @@ with job as materialized (
             else clock_timestamp() + make_interval(secs => lease_seconds)
         end
     from job
-    where attempts.job_id = job.id and attempts.number = $2 and attempts.status = 'CLAIMED'
+    where attempts.job_id = $1 and attempts.number = $2 and attempts.status = 'CLAIMED'
     returning job_id, number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds, lease_expires_at,
           cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
 ), running as (

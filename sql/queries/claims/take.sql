@@ -1,4 +1,5 @@
--- Claims jobs for clients: those that are still ready, still need what they did, and that nobody else is taking.
+-- Claims jobs for clients: those that are still ready, still need what they did, and that nobody else is taking. What `ready` stands for is asked of its
+-- columns: the index of ready jobs, which is all read to find an id, must not be thought of here.
 -- One array element a job: $1 job ids, $2 client ids, $3 lease in seconds, $4 cpu and $5 accelerators that it is known to need
 with wanted as materialized (
     select job_id, client_id, lease_seconds, cpu, accelerators
@@ -8,7 +9,7 @@ with wanted as materialized (
     from wanted w
     join jobs j on j.id = w.job_id
     join tasks t on t.id = j.task_id
-    where j.ready and t.required_cpu = w.cpu and t.required_accelerators = w.accelerators
+    where j.status = 'PENDING' and j.unmet = 0 and j.due and t.required_cpu = w.cpu and t.required_accelerators = w.accelerators
     order by j.id
     for no key update of j skip locked
 ), claimed as (

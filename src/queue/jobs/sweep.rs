@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::{
-    postgres::query::{Params, attempts, jobs},
+    postgres::query::{Params, attempts, jobs, schema},
     queue::{Result, retry::LONGEST_BACKOFF_SECONDS},
 };
 
@@ -50,6 +50,18 @@ impl Store {
     pub async fn tidy(&self) -> Result<()> {
         self.prune_answers().await?;
         Ok(())
+    }
+
+    /// Tells PostgreSQL's planner when tables have become several times as large as it knows, and says whether they had. It plans a statement once a
+    /// connection by what it knows then; of a queue that was empty it knows that reading all of it is fast. What autovacuum learns it learns once a minute at
+    /// most, which is a million jobs later.
+    pub async fn refresh_statistics(&self) -> Result<bool> {
+        let client = self.database.client().await?;
+        let is_outgrown = schema::OUTGROWN.one(&client, &[]).await?.get("outgrown");
+        if is_outgrown {
+            schema::ANALYZE.execute(&client, &[]).await?;
+        }
+        Ok(is_outgrown)
     }
 
     /// In how many seconds the next job is due, if any will be.

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Granted, Wish,
     assign::{Candidate, Taker, assign, unassign},
     marks::Marks,
+    turn::Turn,
 };
 use crate::{
     postgres::{
@@ -32,6 +33,10 @@ const SPARE: usize = 32;
 const LOOKS: usize = 7;
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// How long a round that has locked its clients waits for its turn with these locks in its hands. What is before it may need one of them: if that lost a
+/// deadlock and begins again, or by way of another server's rounds, which PostgreSQL cannot see through.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Claiming for these wishes of one project, in their order.
 pub(super) struct Round<'a> {
     pub(super) project_id: i64,
@@ -40,6 +45,8 @@ pub(super) struct Round<'a> {
     pub(super) newcomers: Vec<&'a str>,
     /// Where to begin to look. If the transaction is rolled back, what it had taken may lie before a mark until it is looked at all of it again.
     pub(super) marks: &'a Mutex<Marks>,
+    /// When it may take jobs.
+    pub(super) turn: &'a Turn,
 }
 
 /// What a round found for one wish.
@@ -70,11 +77,16 @@ enum Shared {
 }
 
 impl Work for Round<'_> {
-    type Output = Vec<Found>;
+    /// Nothing if it was not its turn for too long: then it has let go of everything, and can be run again when that has come.
+    type Output = Option<Vec<Found>>;
     type Error = Error;
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Found>> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Vec<Found>>> {
         let mut share = self.share(transaction).await?;
+        if timeout(PATIENCE, self.turn.wait()).await.is_err() {
+            return Ok(None);
+        }
+        self.turn.begin();
         // Each distinct profile is asked for once: jobs that fit a large one may hide those that fit a small one.
         let mut asked = HashSet::new();
         for n in 0..share.takers.len() {
@@ -116,9 +128,9 @@ impl Work for Round<'_> {
         let is_nothing = share.found.iter().all(|found| found.jobs.as_ref().map_or(true, Vec::is_empty));
         if is_nothing && projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
             let none = |found: Found| Found { jobs: Err(Error::NotFound(Thing::Project(self.project_id))), ..found };
-            return Ok(share.found.into_iter().map(none).collect());
+            return Ok(Some(share.found.into_iter().map(none).collect()));
         }
-        Ok(share.found)
+        Ok(Some(share.found))
     }
 }
 
