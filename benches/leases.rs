@@ -1,8 +1,9 @@
-//! What a job's life costs over HTTP, with a lease: claims, reports, waiting; with default settings.
+//! What a job's life costs over HTTP, with a lease: claims, reports, waiting.
 //!
 //! `deploy/bench.sh` runs it; it prints a table in Markdown. Load generator, server, PostgreSQL and Redis share the machine. The one-row claim that pgbench
-//! sends is measured in turns with ours, on the same tables. With `WHATSNEXT_BENCH_LONG` set, it also claims and finishes half a million jobs twice: with a
-//! snapshot held open, and with finished jobs being forgotten, when tables must not grow for ever.
+//! sends is measured in turns with ours, on the same tables. `cargo bench --bench leases -- claims` measures only the rows of that name; `snapshot` and `sizes` are
+//! measured only if they are named, or all of it with `WHATSNEXT_BENCH_LONG` set: they claim and finish half a million jobs each, with a snapshot held open, and
+//! with finished jobs being forgotten, when tables must not grow for ever.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "this is a benchmark, with rates for people")]
 
@@ -25,8 +26,10 @@ use std::{
 use futures_util::future::try_join_all;
 use load::{Connection, request};
 use serde_json::{Value, json};
-use support::{Api, Process, TestDatabase, store_url};
+use support::{Api, Process, TestDatabase, make_key, store_url};
+use tempfile::TempDir;
 use tokio::sync::mpsc;
+use whatsnext::access::{Grants, Role};
 
 /// How long each rate is measured.
 const TIME: Duration = Duration::from_secs(5);
@@ -40,22 +43,36 @@ const LONG: usize = 500_000;
 
 #[tokio::main]
 async fn main() {
+    let named: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
+    let is_long = std::env::var_os("WHATSNEXT_BENCH_LONG").is_some();
+    let is_wanted = |name: &str, is_asked: bool| named.iter().any(|named| named == name) || (named.is_empty() && is_asked);
+    println!("| what | measured | bar |\n| --- | --- | --- |");
+    if is_wanted("lifecycle", true) {
+        lifecycle().await;
+    }
     let database = TestDatabase::new().await;
     let audit = tempfile::tempdir().unwrap();
-    let folder = audit.path().to_str().unwrap();
-    // All come from one address, which by default may send 6000 reports a minute.
-    let settings = [("LOG_FILTER", "warn"), ("AUDIT_LOG_DIR", folder), ("REPORT_LIMIT_PER_MINUTE", "0")];
-    let server = Process::start_with(&database, &settings).await;
-    let api = &server.api;
-    println!("| what | measured | bar |\n| --- | --- | --- |");
-    lifecycle(&server).await;
-    waiting(api).await;
-    claims(&server, &database).await;
-    if std::env::var_os("WHATSNEXT_BENCH_LONG").is_some() {
-        long(&server, &database).await;
+    // All come from one address without a key, which by default may send 6000 reports a minute.
+    let server = start(&database, &audit, &[("REPORT_LIMIT_PER_MINUTE", "0")]).await;
+    if is_wanted("waiting", true) {
+        waiting(&server.api).await;
+    }
+    if is_wanted("claims", true) {
+        claims(&server, &database).await;
+    }
+    if is_wanted("snapshot", is_long) {
+        under_a_snapshot(&server, &database).await;
+    }
+    if is_wanted("sizes", is_long) {
         sizes().await;
     }
     println!("| resident memory afterwards | {} MiB | |", server.resident_bytes() / 1024 / 1024);
+}
+
+/// A server with the default settings, these ones, and its audit log in a folder of its own.
+async fn start(database: &TestDatabase, audit: &TempDir, settings: &[(&str, &str)]) -> Process {
+    let own = [("LOG_FILTER", "warn"), ("AUDIT_LOG_DIR", audit.path().to_str().unwrap())];
+    Process::start_with(database, &[&own, settings].concat()).await
 }
 
 /// Registers clients that have room for everything.
@@ -75,15 +92,24 @@ async fn fill(api: &Api, project: i64, task: i64, count: usize) {
     }
 }
 
-/// Submit, claim, start, complete: one request each.
-async fn lifecycle(server: &Process) {
-    let (api, address) = (&server.api, server.address());
-    let (project, task) = api.project_with_task("lifecycle").await;
+/// Submit, claim, start, complete: one request each, by machines with a key each and its default limits.
+async fn lifecycle() {
+    let (database, audit) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let server = start(&database, &audit, &[("DISABLE_AUTH", "false")]).await;
+    let mut keys = Vec::new();
+    for _ in 0..32 {
+        keys.push(make_key(&database, Grants::All(Role::Admin)).await);
+    }
+    let (project, task) = server.api.with_key(keys[0].expose()).project_with_task("lifecycle").await;
+    let mut machines = Vec::new();
+    for (n, key) in keys.iter().enumerate() {
+        let client = clients(&server.api.with_key(key.expose()), &format!("life-{n}"), 1).await.remove(0);
+        machines.push((Connection::open_with(server.address(), key.expose()).await, client));
+    }
     let (done, end) = (Arc::new(AtomicUsize::new(0)), Instant::now() + TIME);
-    let workers = clients(api, "life", 32).await.into_iter().map(|client| {
+    let workers = machines.into_iter().map(|(mut connection, client)| {
         let done = done.clone();
         tokio::spawn(async move {
-            let mut connection = Connection::open(address).await;
             let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"n": 1}});
             while Instant::now() < end {
                 connection.post("/jobs", &job, 201).await;
@@ -98,7 +124,7 @@ async fn lifecycle(server: &Process) {
     });
     try_join_all(workers).await.unwrap();
     let rate = done.load(Ordering::Relaxed) as f64 / TIME.as_secs_f64();
-    println!("| lifecycle: submit, claim, start, complete, 32 clients | {rate:.0} jobs/s | ≥ 500 jobs/s |");
+    println!("| lifecycle: submit, claim, start, complete, 32 clients with a key each | {rate:.0} jobs/s | ≥ 500 jobs/s |");
 }
 
 /// From sending a job to the answer of a claim that waits.
@@ -136,8 +162,14 @@ async fn waiting(api: &Api) {
     }
 }
 
+/// With a lease that does not end while something is measured: what is given back then is another matter.
 fn claim(project: i64, client: &str, max_jobs: usize) -> String {
-    request("POST", &format!("/projects/{project}/claims"), &[], Some(&json!({"client_id": client, "max_jobs": max_jobs})))
+    request(
+        "POST",
+        &format!("/projects/{project}/claims"),
+        &[],
+        Some(&json!({"client_id": client, "max_jobs": max_jobs, "lease_seconds": 3600})),
+    )
 }
 
 /// How many jobs the answer to a claim gives.
@@ -216,7 +248,7 @@ async fn claims(server: &Process, database: &TestDatabase) {
 }
 
 /// Claims of half a million jobs while somebody holds a snapshot, so that nothing dead can be removed.
-async fn long(server: &Process, database: &TestDatabase) {
+async fn under_a_snapshot(server: &Process, database: &TestDatabase) {
     let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("long").await;
     let clients = clients(api, "long", 512).await;
@@ -251,9 +283,8 @@ async fn long(server: &Process, database: &TestDatabase) {
 
 /// How large tables and indexes become when half a million jobs are submitted, claimed and completed, and forgotten a quarter of a minute later.
 async fn sizes() {
-    let database = TestDatabase::new().await;
-    let server =
-        Process::start_with(&database, &[("LOG_FILTER", "warn"), ("RETENTION_DAYS", "0.0002"), ("REPORT_LIMIT_PER_MINUTE", "0")]).await;
+    let (database, audit) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let server = start(&database, &audit, &[("RETENTION_DAYS", "0.0002"), ("REPORT_LIMIT_PER_MINUTE", "0")]).await;
     let (api, address) = (&server.api, server.address());
     let (project, task) = api.project_with_task("sizes").await;
     let clients = clients(api, "sizes", 32).await;

@@ -99,10 +99,10 @@ impl Way {
         call.arg(&self.hash);
         match self.call {
             Call::Plain => call.arg(1).arg(self.key(subject)).arg(limit).arg(length_ms),
-            Call::Ours => call.arg(1).arg(self.key(subject)).arg("").arg("").arg(limit).arg(length_ms).arg(1).arg(0),
+            Call::Ours => call.arg(1).arg(self.key(subject)).arg("").arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(0),
             Call::OursWithRecord => {
                 let record = format!("bench:{{{subject}}}:record");
-                call.arg(2).arg(record).arg(self.key(subject)).arg(7).arg("").arg(limit).arg(length_ms).arg(1).arg(1)
+                call.arg(2).arg(record).arg(self.key(subject)).arg(7).arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(1)
             }
         };
         call
@@ -177,6 +177,9 @@ async fn speed(client: &Client, connection: &mut MultiplexedConnection, ways: &[
                     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
                     cell.push_str(&format!("{:.0}k ", asked as f64 / time.as_secs_f64() / 1_000.0));
                 }
+            }
+            for (way, (asked, yes)) in ways.iter().zip(&parts) {
+                assert!(case.filled || yes == asked, "{}: of {asked} all should be admitted, {yes} were", way.name);
             }
             let how = if pipelined { format!("{PIPELINE} together") } else { format!("{TASKS} at once") };
             let cells: Vec<String> =

@@ -32,6 +32,8 @@ fi
 have docker && docker info >/dev/null 2>&1 || unchecked+=("that the image builds and the compose file comes up: no Docker runs here")
 if have kubectl; then
     kubectl kustomize deploy/kubernetes >/dev/null
+else
+    unchecked+=("that kustomize takes the manifests: no kubectl")
 fi
 unchecked+=("that a cluster takes the manifests")
 

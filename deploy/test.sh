@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: installs what this machine lacks, builds, and starts a private PostgreSQL and Redis for them, which are gone afterwards.
+# Runs all tests: installs what this machine lacks, builds, starts a private PostgreSQL and Redis for them, which are gone afterwards, and checks
+# the files of deploy/ (check.sh).
 # Arguments go to `cargo nextest run`, and then only its tests are run (`deploy/test.sh claims`).
 #
 #   WHATSNEXT_TEST_POOLER  if set, the servers reach PostgreSQL by way of PgBouncer, in all tests that do not choose their own way
@@ -40,4 +41,5 @@ fi
 if (($# == 0)); then
     cargo test --doc
     WHATSNEXT_BIN=$binary tests/python/run.sh
+    deploy/check.sh
 fi

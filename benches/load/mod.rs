@@ -12,6 +12,8 @@ use tokio::{
 pub(crate) struct Connection {
     stream: TcpStream,
     read: Vec<u8>,
+    /// Sent with what is posted.
+    key: Option<String>,
 }
 
 /// The text of a request, with a body if there is one.
@@ -28,7 +30,12 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::with_capacity(4096) }
+        Self { stream, read: Vec::with_capacity(4096), key: None }
+    }
+
+    /// One that sends this key with what is posted.
+    pub(crate) async fn open_with(address: SocketAddr, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..Self::open(address).await }
     }
 
     /// Sends a request; returns the status and the body of the answer.
@@ -56,7 +63,9 @@ impl Connection {
 
     /// Posts JSON; returns the JSON of an answer with the status that is expected.
     pub(crate) async fn post(&mut self, path: &str, body: &Value, expected: u16) -> Value {
-        let (status, answer) = self.ask(&request("POST", path, &[], Some(body))).await;
+        let key = self.key.clone();
+        let headers: Vec<(&str, &str)> = key.iter().map(|key| ("x-api-key", key.as_str())).collect();
+        let (status, answer) = self.ask(&request("POST", path, &headers, Some(body))).await;
         assert_eq!(status, expected, "{path}: {}", String::from_utf8_lossy(answer));
         serde_json::from_slice(answer).unwrap()
     }

@@ -159,7 +159,7 @@ queries! {
         CANDIDATES = "candidates",
         HEADS = "heads",
         HELD = "held",
-        SIZES = "sizes",
+        ROOM = "room",
         TAKE = "take",
     }
     clients {

@@ -1,9 +1,10 @@
 //! Bells: who waits for jobs of a project hears that there may be some.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    mem,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,6 +23,7 @@ use crate::redis::{Redis, messages::TOGETHER};
 #[derive(Debug, Clone, Default)]
 pub struct Bells {
     bells: Arc<Mutex<HashMap<i64, Weak<Bell>>>>,
+    watches: Watches,
     elsewhere: Option<mpsc::Sender<Rung>>,
 }
 
@@ -29,37 +31,49 @@ pub struct Bells {
 #[derive(Debug, Default)]
 pub(in crate::queue) struct Bell {
     rung: AtomicBool,
-    clients_have_grown: AtomicBool,
     notify: Notify,
 }
 
+/// Who waits with which client: the project, and whether the client has more room since that was last asked.
+type Watches = Arc<Mutex<HashMap<String, Vec<(i64, Arc<AtomicBool>)>>>>;
+
+/// Somebody who waits, and is told when their client has more room. Forgotten when dropped.
+#[derive(Debug)]
+pub(in crate::queue) struct Watch {
+    client_id: String,
+    has_more: Arc<AtomicBool>,
+    watches: Watches,
+}
+
 /// What was rung.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Rung {
     /// The bell of a project.
     Project(i64),
-    /// All of them, because of a client.
-    Clients,
+    /// Those of whoever waits with this client.
+    Client(String),
 }
 
-/// [`Rung::Clients`] on the wire.
-const CLIENTS: &str = "clients";
+/// Before a client's id on the wire.
+const CLIENT: &str = "client:";
 
 impl Bells {
     /// There may be something to claim, here and elsewhere.
     pub fn ring(&self, project_id: i64) {
         self.ring_here(project_id);
-        if let Some(elsewhere) = &self.elsewhere {
-            // If others cannot be told fast enough, which they cannot without Redis, they look by themselves.
-            elsewhere.try_send(Rung::Project(project_id)).ok();
-        }
+        self.tell(|| Rung::Project(project_id));
     }
 
-    /// A client has more than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
-    pub fn ring_for_clients(&self) {
-        self.ring_all_here();
+    /// A client has more room than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
+    pub fn ring_for_client(&self, client_id: &str) {
+        self.ring_here_for_client(client_id);
+        self.tell(|| Rung::Client(client_id.to_owned()));
+    }
+
+    fn tell(&self, rung: impl FnOnce() -> Rung) {
         if let Some(elsewhere) = &self.elsewhere {
-            elsewhere.try_send(Rung::Clients).ok();
+            // If others cannot be told fast enough, which they cannot without Redis, they look by themselves.
+            elsewhere.try_send(rung()).ok();
         }
     }
 
@@ -70,11 +84,21 @@ impl Bells {
         }
     }
 
-    /// Everybody looks, also at what clients have.
+    fn ring_here_for_client(&self, client_id: &str) {
+        let mut projects = Vec::new();
+        for (project_id, has_more) in lock(&self.watches).get(client_id).into_iter().flatten() {
+            has_more.store(true, Ordering::Release);
+            projects.push(*project_id);
+        }
+        for project_id in projects {
+            self.ring_here(project_id);
+        }
+    }
+
+    /// Everybody looks.
     fn ring_all_here(&self) {
-        let bells: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        let bells: Vec<_> = lock(&self.bells).values().filter_map(Weak::upgrade).collect();
         for bell in bells {
-            bell.clients_have_grown.store(true, Ordering::Release);
             bell.ring();
         }
     }
@@ -89,19 +113,45 @@ impl Bells {
     /// The bell of a project, there as long as somebody holds it.
     pub(in crate::queue) fn hear(&self, project_id: i64) -> Arc<Bell> {
         let bell = Arc::new(Bell::default());
-        let mut bells = self.lock();
+        let mut bells = lock(&self.bells);
         bells.retain(|_, bell| bell.strong_count() > 0);
         bells.insert(project_id, Arc::downgrade(&bell));
         bell
     }
 
-    fn find(&self, project_id: i64) -> Option<Arc<Bell>> {
-        self.lock().get(&project_id).and_then(Weak::upgrade)
+    /// Tells from now on whether a client has more room, and rings the project's bell then.
+    pub(in crate::queue) fn watch(&self, project_id: i64, client_id: &str) -> Watch {
+        let (client_id, has_more) = (client_id.to_owned(), Arc::default());
+        lock(&self.watches).entry(client_id.clone()).or_default().push((project_id, Arc::clone(&has_more)));
+        Watch { client_id, has_more, watches: self.watches.clone() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Weak<Bell>>> {
-        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    fn find(&self, project_id: i64) -> Option<Arc<Bell>> {
+        lock(&self.bells).get(&project_id).and_then(Weak::upgrade)
     }
+}
+
+impl Watch {
+    /// Whether the client may have more room than when this was last asked.
+    pub(in crate::queue) fn has_more(&self) -> bool {
+        self.has_more.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watches = lock(&self.watches);
+        if let Entry::Occupied(mut of_client) = watches.entry(mem::take(&mut self.client_id)) {
+            of_client.get_mut().retain(|(_, has_more)| !Arc::ptr_eq(has_more, &self.has_more));
+            if of_client.get().is_empty() {
+                of_client.remove();
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long it may be silent before it is asked whether anybody can be heard.
@@ -155,7 +205,7 @@ async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::Receiver<Rung>, mut p
         rings.dedup();
         let message = |ring: &Rung| match ring {
             Rung::Project(project) => format!("{server} {project}"),
-            Rung::Clients => format!("{server} {CLIENTS}"),
+            Rung::Client(client) => format!("{server} {CLIENT}{client}"),
         };
         let mut messages: Vec<String> = rings.iter().map(message).collect();
         if messages.is_empty() {
@@ -181,10 +231,11 @@ async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()
                 match timeout(SILENCE, messages.next()).await {
                     Ok(Some(message)) => {
                         is_silent = false;
-                        match message.split_once(' ').filter(|(from, _)| *from != server.to_string()) {
-                            Some((_, CLIENTS)) => bells.ring_all_here(),
-                            Some((_, project)) => drop(project.parse().map(|project| bells.ring_here(project))),
-                            None => {}
+                        if let Some((_, rung)) = message.split_once(' ').filter(|(from, _)| *from != server.to_string()) {
+                            match rung.strip_prefix(CLIENT) {
+                                Some(client) => bells.ring_here_for_client(client),
+                                None => drop(rung.parse().map(|project| bells.ring_here(project))),
+                            }
                         }
                     }
                     Ok(None) => break,
@@ -207,23 +258,35 @@ impl Bell {
         self.notify.notify_one();
     }
 
-    /// Whether it has rung, which it then still has.
-    pub(in crate::queue) fn rings(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
-    }
-
-    /// Whether it has rung since this was last asked.
+    /// Whether it has rung since it was last asked.
     pub(in crate::queue) fn has_rung(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
-    }
-
-    /// Whether a client may have more than when this was last asked.
-    pub(in crate::queue) fn have_clients_grown(&self) -> bool {
-        self.clients_have_grown.swap(false, Ordering::AcqRel)
     }
 
     /// Until something happens.
     pub(in crate::queue) async fn wait(&self) {
         self.notify.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_who_wait_with_a_client_hear_that_it_has_more() {
+        let bells = Bells::default();
+        let (here, there) = (bells.hear(1), bells.hear(2));
+        let (one, other, else_) = (bells.watch(1, "a"), bells.watch(1, "b"), bells.watch(2, "b"));
+        bells.ring_for_client("a");
+        assert!(one.has_more() && !one.has_more(), "it is told once");
+        assert!(!other.has_more() && !else_.has_more(), "others are not");
+        assert!(here.has_rung() && !there.has_rung(), "its project's bell has rung");
+        drop(other);
+        bells.ring_for_client("b");
+        assert!(else_.has_more() && there.has_rung(), "in whatever project it waits");
+        assert!(!here.has_rung(), "nobody waits there any more");
+        drop((one, else_));
+        assert!(lock(&bells.watches).is_empty(), "who waits no longer is forgotten");
     }
 }

@@ -82,7 +82,7 @@ impl Store {
     /// A client as it is now; it may be waiting for jobs that fit it only now.
     fn changed(&self, row: &Row) -> Client {
         if row.get("has_grown") {
-            self.bells.ring_for_clients();
+            self.bells.ring_for_client(row.get("id"));
         }
         client(row)
     }

@@ -66,7 +66,7 @@ impl Store {
     pub(super) async fn transition<A: Ask>(&self, id: i64, ask: &A) -> Result<A::Output> {
         let project_id = self.project_of(id).await?;
         let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await;
-        // A job waits again, or its client has more to give, or another job waits no longer.
+        // A job waits again, or another one waits no longer.
         self.bells.ring(project_id);
         done
     }

@@ -60,6 +60,7 @@ fn whole(plan: &Value, leading: &dyn Fn(&str) -> String) -> Vec<String> {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the test looks at each statement once")]
 async fn no_plan_reads_an_index_that_was_empty() {
     let database = TestDatabase::new().await;
     let client = database.connect().await;
@@ -71,7 +72,6 @@ async fn no_plan_reads_an_index_that_was_empty() {
     let leading = |index: &str| columns.iter().find(|(name, _)| name == index).map(|(_, column)| column.clone()).unwrap_or_default();
     let mut read = Vec::new();
     for query in ALL.iter().filter(|query| !query.name.starts_with("schema/")) {
-        #[expect(clippy::disallowed_methods, reason = "the test looks at each statement once")]
         let parameters = vec!["null"; client.prepare(query.sql).await.unwrap().params().len()].join(", ");
         let call = if parameters.is_empty() { "seen".to_owned() } else { format!("seen ({parameters})") };
         let text = format!("prepare seen as {};\nexplain (format json) execute {call};\ndeallocate seen", query.sql);

@@ -61,6 +61,7 @@ impl Store {
             Outcome::Failed { .. } | Outcome::Released(_) => {
                 let (attempt, is_new) = self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await?;
                 if is_new {
+                    self.has_room(&attempt);
                     self.tally.ended(&outcome, attempt.job_status == Some(Status::Pending));
                 }
                 Ok(attempt)
@@ -72,15 +73,23 @@ impl Store {
     async fn complete(&self, job_id: i64, number: i32, result: Option<Box<RawValue>>, log_tail: Option<String>) -> Result<Attempt> {
         let project_id = self.project_of(job_id).await?;
         let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await?;
-        // Its children may be ready, and its client has more to give.
+        // Its children may be ready.
         self.bells.ring(project_id);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
         match completed {
             Some(attempt) => {
+                self.has_room(&attempt);
                 self.tally.completed.one();
                 Ok(attempt)
             }
             None => self.as_it_is(job_id, number, is_repeated).await,
+        }
+    }
+
+    /// The client of an attempt that ended has more to give.
+    fn has_room(&self, ended: &Attempt) {
+        if let Some(client_id) = &ended.client_id {
+            self.bells.ring_for_client(client_id);
         }
     }
 

@@ -1,17 +1,15 @@
 //! Claims by clients that are registered: with a lease, no more than the client has, and waiting for what is not there yet.
 //!
 //! Claims of one project that arrive at a server while it serves others are served together, in one transaction (`round`), first come first served
-//! (`assign`); where many arrive, the next round begins already while one takes jobs (`turn`). Who finds nothing and may wait is *parked*: it holds
-//! no connection to any store. One task a project (`serve`) wakes when one of the [`Bells`](crate::queue::Bells) rings because there may be something new, or
-//! looks by itself now and then; then those that are parked come before those that have just arrived. Between a job and its bell lies a moment in which one
-//! that just arrives may take it.
+//! (`assign`). Who finds nothing and may wait is *parked*: it holds no connection to any store. One task a project (`serve`) wakes when one of the
+//! [`Bells`](crate::queue::Bells) rings because there may be something new, or looks by itself now and then; then those that are parked come before those that
+//! have just arrived. Between a job and its bell lies a moment in which one that just arrives may take it.
 
 mod assign;
 mod look;
 mod marks;
 mod round;
 mod serve;
-mod turn;
 
 use std::{
     collections::HashMap,
@@ -29,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
-    queue::{Error, Result},
+    queue::{Error, Result, bells::Watch},
 };
 pub(super) use marks::{Marks, Places};
 
@@ -84,8 +82,10 @@ struct Head {
 struct Claim {
     wish: Wish,
     until: Instant,
-    /// What its client had in all when it was last looked at.
-    has: Resources,
+    /// What its client had left when it was last looked at.
+    room: Resources,
+    /// Tells when it has more.
+    watch: Watch,
     /// In the order in which they came.
     number: u64,
     /// It is counted until it is answered.
@@ -96,10 +96,10 @@ struct Claim {
 }
 
 impl Claim {
-    /// The most that it could use, whatever its client holds now.
+    /// The most that it could use, as far as is known.
     fn limit(&self) -> Resources {
-        let Self { wish: Wish { limit, .. }, has, .. } = self;
-        Resources { cpu: limit.cpu.min(has.cpu), accelerators: limit.accelerators.min(has.accelerators) }
+        let Self { wish: Wish { limit, .. }, room, .. } = self;
+        Resources { cpu: limit.cpu.min(room.cpu), accelerators: limit.accelerators.min(room.accelerators) }
     }
 
     /// Whether it could take such a job with no more than this.
@@ -128,7 +128,9 @@ impl Claims {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            let claim = Claim { wish, until, has: ANYTHING, number, is_parked: false, _held: self.jobs.tally.claims.hold(), answer };
+            let watch = self.jobs.bells.watch(project_id, &wish.client_id);
+            let held = self.jobs.tally.claims.hold();
+            let claim = Claim { wish, until, room: ANYTHING, watch, number, is_parked: false, _held: held, answer };
             queues.entry(project_id).or_default().push(claim);
             is_first
         };
@@ -141,34 +143,8 @@ impl Claims {
         answered.await.unwrap_or(Err(Error::Unserved))
     }
 
-    /// The claims that arrived since, if there are so many. Nothing if there are none and nobody is waited for: then the project is served no longer.
-    fn arrived(&self, project_id: i64, at_least: usize, is_idle: bool) -> Option<Vec<Claim>> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(project_id).or_default();
-        if is_idle && queue.is_empty() {
-            queues.remove(&project_id);
-            return None;
-        }
-        Some(if queue.len() < at_least { Vec::new() } else { std::mem::take(queue) })
-    }
-
     fn handover(&self, granted: Vec<Granted>) -> Handover<Vec<Granted>> {
         let attempts = granted.iter().map(|granted| (granted.job.id, granted.job.attempt)).collect();
         Handover::new(granted, attempts, self.jobs.clone(), self.tasks.clone())
-    }
-}
-
-/// Sees to it that a project is served anew if the task that served it was ended by a panic.
-struct Serving {
-    queues: Arc<Mutex<HashMap<i64, Vec<Claim>>>>,
-    project_id: i64,
-    is_done: bool,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.project_id);
-        }
     }
 }

@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
     Granted, Wish,
     assign::{Candidate, Taker, assign, unassign},
     marks::Marks,
-    turn::Turn,
 };
 use crate::{
     postgres::{
@@ -29,13 +28,13 @@ use crate::{
 const CANDIDATES: usize = 256;
 const SPARE: usize = 32;
 
-/// How often it is looked again at what one profile could have, when others took what was found, and how long after the first time.
+/// How often it is looked again at what one profile could have.
 const LOOKS: usize = 7;
-const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long a round that has locked its clients waits for its turn with these locks in its hands. What is before it may need one of them: if that lost a
-/// deadlock and begins again, or by way of another server's rounds, which PostgreSQL cannot see through.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long after others took what was found it is looked again: first so long, then twice as long each time. A round does not rest for longer in all, since its
+/// clients are locked.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
 /// Claiming for these wishes of one project, in their order.
 pub(super) struct Round<'a> {
@@ -45,15 +44,13 @@ pub(super) struct Round<'a> {
     pub(super) newcomers: Vec<&'a str>,
     /// Where to begin to look. If the transaction is rolled back, what it had taken may lie before a mark until it is looked at all of it again.
     pub(super) marks: &'a Mutex<Marks>,
-    /// When it may take jobs.
-    pub(super) turn: &'a Turn,
 }
 
 /// What a round found for one wish.
 pub(super) struct Found {
     pub(super) jobs: Result<Vec<Granted>>,
-    /// What its client has in all.
-    pub(super) has: Resources,
+    /// What its client has left.
+    pub(super) room: Resources,
     /// Whether its client has not signed off since it claimed.
     pub(super) is_there: bool,
 }
@@ -77,20 +74,15 @@ enum Shared {
 }
 
 impl Work for Round<'_> {
-    /// Nothing if it was not its turn for too long: then it has let go of everything, and can be run again when that has come.
-    type Output = Option<Vec<Found>>;
+    type Output = Vec<Found>;
     type Error = Error;
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Vec<Found>>> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Found>> {
         let mut share = self.share(transaction).await?;
-        if timeout(PATIENCE, self.turn.wait()).await.is_err() {
-            return Ok(None);
-        }
-        self.turn.begin();
         // Each distinct profile is asked for once: jobs that fit a large one may hide those that fit a small one.
         let mut asked = HashSet::new();
+        let mut pause = PAUSE;
         for n in 0..share.takers.len() {
-            let mut pause = PAUSE;
             let mut lost = HashSet::new();
             let mut given_up = None;
             for _ in 0..LOOKS {
@@ -112,6 +104,9 @@ impl Work for Round<'_> {
                     Shared::Lost => {
                         asked.remove(&(profile, tasks));
                         given_up = Some((profile, tasks));
+                        if pause > LONGEST_PAUSE {
+                            break;
+                        }
                         sleep(pause).await;
                         pause *= 2;
                     }
@@ -124,13 +119,16 @@ impl Work for Round<'_> {
             // Not again for each of the others who could take the same: all of them are locked meanwhile.
             asked.extend(given_up);
         }
+        for (found, wish) in share.found.iter_mut().zip(self.wishes) {
+            found.room = share.free.get(wish.client_id.as_str()).copied().unwrap_or_default();
+        }
         // Where there is nothing there may be no project.
         let is_nothing = share.found.iter().all(|found| found.jobs.as_ref().map_or(true, Vec::is_empty));
         if is_nothing && projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
             let none = |found: Found| Found { jobs: Err(Error::NotFound(Thing::Project(self.project_id))), ..found };
-            return Ok(Some(share.found.into_iter().map(none).collect()));
+            return Ok(share.found.into_iter().map(none).collect());
         }
-        Ok(Some(share.found))
+        Ok(share.found)
     }
 }
 
@@ -184,8 +182,8 @@ impl Round<'_> {
         for wish in self.wishes {
             let client = clients.get(wish.client_id.as_str());
             let unknown = || Error::NotFound(Thing::Client(wish.client_id.clone()));
-            let (has, is_there) = client.copied().unwrap_or_default();
-            found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(unknown), has, is_there });
+            let is_there = client.copied().unwrap_or_default();
+            found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(unknown), room: Resources::default(), is_there });
             takers.push(Taker {
                 client: &wish.client_id,
                 wants: if is_there { wish.max_jobs } else { 0 },
@@ -196,17 +194,19 @@ impl Round<'_> {
         Ok(Share { takers, free, found })
     }
 
-    /// Locks the clients, and tells what each has in all and whether it is there, and what it has left.
-    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, (Resources, bool)>, HashMap<&str, Resources>)> {
+    /// Locks the clients, and tells of each whether it is there, and what it has left.
+    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, bool>, HashMap<&str, Resources>)> {
         let ids: Vec<&str> = self.wishes.iter().map(|wish| wish.client_id.as_str()).collect();
         let rows = sql::ARRIVE.all(transaction, &[&ids, &self.newcomers]).await?;
-        let mut all: HashMap<&str, (Resources, bool)> = HashMap::new();
+        let (mut all, mut free) = (HashMap::new(), HashMap::new());
         let own = |row: &Row| ids.iter().copied().find(|id| *id == row.get::<_, &str>("id"));
         for row in &rows {
             let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
-            all.extend(own(row).map(|id| (id, (has, row.get("is_there")))));
+            if let Some(id) = own(row) {
+                all.insert(id, row.get("is_there"));
+                free.insert(id, has);
+            }
         }
-        let mut free: HashMap<&str, Resources> = all.iter().map(|(id, (has, _))| (*id, *has)).collect();
         // Of those that are locked, and not of who has registered since.
         let locked: Vec<&str> = all.keys().copied().collect();
         for row in sql::HELD.all(transaction, &[&locked, &self.newcomers]).await? {

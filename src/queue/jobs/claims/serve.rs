@@ -1,19 +1,18 @@
 //! Serving the claims of one project.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex},
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Claim, Claims, Head, Serving, Wish,
+    ANYTHING, Claim, Claims, Head, Wish,
     marks::Marks,
     round::{Found, Round},
-    turn::Turn,
 };
 use crate::{
     postgres::{Row, query::claims as sql},
@@ -26,83 +25,86 @@ const TOGETHER: usize = 64;
 /// How long those that are parked wait before it is looked again without anybody ringing: from so long to twice as long.
 const LOOK_AGAIN: Duration = Duration::from_millis(1000);
 
-/// How many claims must have arrived for a round to begin while another one is under way. Fewer wait for it to end, and for more.
-const MANY: usize = 16;
-
 impl Claims {
     /// Serves a project as long as anybody claims.
     pub(super) async fn serve(self, project_id: i64) {
         let mut serving = Serving { queues: self.queues.clone(), project_id, is_done: false };
         let bell = self.jobs.bells.hear(project_id);
         let marks = Mutex::default();
-        // Those that are served next, those that wait for a bell, and the rounds that are under way.
-        let (mut next, mut parked, mut rounds) = (VecDeque::new(), Vec::new(), FuturesOrdered::new());
-        let mut turn = Turn::default();
+        let mut parked: Vec<Claim> = Vec::new();
         let mut look_again = next_look();
         loop {
+            let Some(new) = self.arrived(project_id, parked.is_empty()) else {
+                serving.is_done = true;
+                return;
+            };
             let is_late = Instant::now() >= look_again;
-            let mut is_time = !parked.is_empty() && (is_late || bell.rings());
-            if is_time && next.is_empty() && rounds.is_empty() {
-                (is_time, look_again) = (false, next_look());
-                bell.has_rung();
-                let may_have_grown = bell.have_clients_grown() || is_late;
-                next.extend(self.look_again(project_id, &mut parked, may_have_grown).await);
+            let is_time = bell.has_rung() || is_late;
+            if is_time {
+                look_again = next_look();
             }
-            let has_room = rounds.is_empty() || (rounds.len() == 1 && turn.has_begun());
-            let enough = if rounds.is_empty() { 1 } else { MANY.saturating_sub(next.len()) };
-            // Those that are parked come before those that arrive meanwhile.
-            if has_room && !is_time {
-                let is_idle = rounds.is_empty() && next.is_empty() && parked.is_empty();
-                let Some(new) = self.arrived(project_id, enough, is_idle) else {
-                    serving.is_done = true;
-                    return;
-                };
-                next.extend(new);
-            }
-            if has_room && !next.is_empty() && (rounds.is_empty() || next.len() >= MANY) {
-                let is_there = |claim: &Claim| !claim.answer.is_closed();
-                let claims: Vec<Claim> = next.drain(..next.len().min(TOGETHER)).filter(is_there).collect();
-                if !claims.is_empty() {
-                    turn = turn.behind();
-                    rounds.push_back(self.round(project_id, &marks, claims, turn.clone()));
+            if is_time && !parked.is_empty() {
+                parked.extend(new);
+                parked = self.look_again(project_id, &marks, parked, is_late).await;
+            } else {
+                let mut new = new.into_iter().peekable();
+                while new.peek().is_some() {
+                    parked.extend(self.round(project_id, &marks, new.by_ref().take(TOGETHER).collect()).await);
                 }
-                continue;
-            }
-            if rounds.is_empty() && parked.is_empty() {
-                continue;
-            }
-            let first = parked.iter().map(|claim: &Claim| claim.until).min();
-            tokio::select! {
-                Some(left) = rounds.next() => parked.extend(left),
-                () = turn.begun(), if !turn.has_begun() => continue,
-                () = bell.wait(), if has_room && !is_time => continue,
-                () = sleep_until(look_again), if !is_time && first.is_some() => continue,
-                () = sleep_until(first.unwrap_or(look_again)), if first.is_some() => {}
-                () = self.closing.cancelled(), if first.is_some() => {}
             }
             let now = Instant::now();
             let is_over = |claim: &Claim| claim.until <= now || claim.answer.is_closed() || self.closing.is_cancelled();
             for claim in parked.extract_if(.., |claim| is_over(claim)) {
                 drop(claim.answer.send(Ok(self.handover(Vec::new()))));
             }
+            if let Some(first) = parked.iter().map(|claim| claim.until).min() {
+                tokio::select! {
+                    () = bell.wait() => {}
+                    () = self.closing.cancelled() => {}
+                    () = sleep_until(first) => {}
+                    () = sleep_until(look_again) => {}
+                }
+            }
         }
     }
 
-    /// Takes of those that are parked whoever there may be something for, in the order in which they came.
-    async fn look_again(&self, project_id: i64, parked: &mut Vec<Claim>, may_have_grown: bool) -> Vec<Claim> {
-        let heads = self.heads(project_id, parked).await.unwrap_or_default();
-        if may_have_grown {
-            self.measure(&heads, parked).await.unwrap_or_default();
+    /// The claims that arrived since. If there are none, and nobody is parked, the project is served no longer.
+    fn arrived(&self, project_id: i64, is_idle: bool) -> Option<Vec<Claim>> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let arrived = mem::take(queues.entry(project_id).or_default());
+        if arrived.is_empty() && is_idle {
+            queues.remove(&project_id);
+            return None;
         }
-        // Whoever came first is served first, also if it has been served in vain before.
-        parked.sort_by_key(|claim| claim.number);
-        let is_hopeful = |claim: &mut Claim| heads.iter().any(|head| claim.could_take(head, claim.limit()));
-        let hopeful: Vec<Claim> = parked.extract_if(.., is_hopeful).collect();
-        self.jobs.tally.woken.add(hopeful.len() as u64);
-        hopeful
+        Some(arrived)
     }
 
-    /// Looks what clients have now, of those that could have taken more when they were last looked at if they had had it.
+    /// Serves those that just came, and those that are parked as long as there is anything that they could have. Returns who is left, in the order in which
+    /// they came.
+    async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, mut claims: Vec<Claim>, mut is_late: bool) -> Vec<Claim> {
+        for claim in claims.iter_mut().filter(|claim| claim.watch.has_more()) {
+            claim.room = ANYTHING;
+        }
+        let mut left = Vec::new();
+        loop {
+            // While the database is away, those that just came are told so.
+            let heads = self.heads(project_id, &claims).await.unwrap_or_default();
+            if mem::take(&mut is_late) {
+                self.measure(&heads, &mut claims).await.unwrap_or_default();
+            }
+            let is_hopeful = |claim: &mut Claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head, claim.limit()));
+            let together: Vec<Claim> = claims.extract_if(.., is_hopeful).take(TOGETHER).collect();
+            if together.is_empty() {
+                left.append(&mut claims);
+                left.sort_by_key(|claim| claim.number);
+                return left;
+            }
+            self.jobs.tally.woken.add(together.iter().filter(|claim| claim.is_parked).count() as u64);
+            left.extend(self.round(project_id, marks, together).await);
+        }
+    }
+
+    /// Looks what clients have left, of those that could take something if they had more than when they were last looked at.
     async fn measure(&self, heads: &[Head], claims: &mut [Claim]) -> Result<()> {
         let is_short = |claim: &&mut Claim| {
             let with = |limit| heads.iter().any(|head| claim.could_take(head, limit));
@@ -117,10 +119,10 @@ impl Claims {
         }
         let ids: Vec<&str> = short.keys().map(String::as_str).collect();
         let client = self.jobs.database.client().await?;
-        for row in sql::SIZES.all(&client, &[&ids]).await? {
-            let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
+        for row in sql::ROOM.all(&client, &[&ids]).await? {
+            let left = |column: &str| row.get::<_, i64>(column).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
             for claim in short.get_mut(row.get::<_, &str>("id")).into_iter().flatten() {
-                claim.has = has;
+                claim.room = Resources { cpu: left("cpu"), accelerators: left("accelerators") };
             }
         }
         Ok(())
@@ -139,21 +141,16 @@ impl Claims {
         Ok(rows.iter().map(head).collect())
     }
 
-    /// Answers what can be answered; returns the rest, in the same order.
-    async fn round(&self, project_id: i64, marks: &Mutex<Marks>, claims: Vec<Claim>, turn: Turn) -> Vec<Claim> {
+    /// Answers what can be answered, in one transaction; returns the rest, in the same order.
+    async fn round(&self, project_id: i64, marks: &Mutex<Marks>, mut claims: Vec<Claim>) -> Vec<Claim> {
+        claims.retain(|claim| !claim.answer.is_closed());
+        if claims.is_empty() {
+            return claims;
+        }
         self.jobs.tally.rounds.observe(claims.len() as u64);
         let wishes: Vec<Wish> = claims.iter().map(|claim| claim.wish.clone()).collect();
         let newcomers = claims.iter().filter(|claim| !claim.is_parked).map(|claim| claim.wish.client_id.as_str()).collect();
-        let round = Round { project_id, wishes: &wishes, newcomers, marks, turn: &turn };
-        let found = loop {
-            match self.jobs.database.transaction(&round).await.transpose() {
-                Some(found) => break found,
-                None => turn.wait().await,
-            }
-        };
-        // Also if it has failed before: the next one must not come before its time.
-        turn.wait().await;
-        turn.end();
+        let found = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, newcomers, marks }).await;
         let mut left = Vec::new();
         let found = match found {
             Ok(found) => found,
@@ -171,9 +168,9 @@ impl Claims {
                 return left;
             }
         };
-        for (claim, Found { jobs, has, is_there }) in claims.into_iter().zip(found) {
+        for (claim, Found { jobs, room, is_there }) in claims.into_iter().zip(found) {
             match jobs {
-                Ok(jobs) if jobs.is_empty() && is_there => left.push(Claim { has, is_parked: true, ..claim }),
+                Ok(jobs) if jobs.is_empty() && is_there => left.push(Claim { room, is_parked: true, ..claim }),
                 // Nothing for who has signed off. If the request is gone already, the handover comes back here and is dropped.
                 Ok(jobs) => {
                     self.jobs.tally.granted.add(jobs.len() as u64);
@@ -183,6 +180,21 @@ impl Claims {
             }
         }
         left
+    }
+}
+
+/// Sees to it that a project is served anew if the task that served it was ended by a panic.
+struct Serving {
+    queues: Arc<Mutex<HashMap<i64, Vec<Claim>>>>,
+    project_id: i64,
+    is_done: bool,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.project_id);
+        }
     }
 }
 
