@@ -1,28 +1,33 @@
 //! What of each request goes into the audit log. This is the only place where requests are recorded: every operation passes it
 //! ([`super::routes`]), and whether it is recorded follows from what it is.
 //!
-//! - Who is refused (401, 403, 429): told one by one for a while, then counted by address.
+//! - Who is refused (401, 403, 429, and what is told as if it were not there): told one by one for a while, then counted, by key as soon as it is known, else
+//!   by address. What a known key was not allowed to change is told each time: its limit bounds that.
 //! - Every operation that does more than read, with what came of it; also if nobody is there any more to be told.
 //!
 //! Of what was sent a line has the ids that servers gave out (numbers, and ids of keys) and the request's id; no other value.
 
+use std::net::IpAddr;
+
 use poem::{
     Request, Response, Result,
-    http::{Method, StatusCode, header},
+    http::{Method, StatusCode, Uri, header},
 };
 use poem_openapi::{Tags as _, registry::MetaOperation};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::{
-    Tag,
-    admission::{Arrival, Principal, Who},
+    Error, Tag,
+    admission::{Arrival, Gate, Principal, Who},
     document,
-    extract::{Context, PathNames},
+    error::Aside,
+    extract::Context,
     trace::Trace,
 };
 use crate::{
     access::KeyId,
-    telemetry::audit::{AUTHENTICATION_FAILED, Audit, Category, Event, Kind, Outcome},
+    telemetry::audit::{AUTHENTICATION_FAILED, Audit, Category, Event, Kind, Outcome, PERMISSION_DENIED, Subject},
 };
 
 /// How an operation stands in the audit log.
@@ -61,7 +66,9 @@ struct Open {
     principal: Principal,
     context: Context,
     method: Method,
-    target: Map<String, Value>,
+    uri: Uri,
+    /// The id of what was made.
+    made: Option<Value>,
 }
 
 impl<'a> Entry<'a> {
@@ -71,38 +78,50 @@ impl<'a> Entry<'a> {
     }
 
     /// It was kept out.
-    pub(super) fn refused(&self, request: &Request, status: StatusCode) {
+    pub(super) fn refused(&self, request: &Request, gate: &Gate, error: &Error) {
         let context = Context::of(request);
-        let trace = || *context.trace();
-        refused(self.audit, request.method(), context.arrival(), trace, context.request_id(), Some(self.route), status);
+        let (method, arrival, request_id) = (request.method(), context.arrival(), context.request_id());
+        let kept_out = KeptOut { method, arrival, request_id, route: Some(self.route), error };
+        kept_out.record(self.audit, gate, || *context.trace());
     }
 
     /// It came in.
-    pub(super) fn came_in(&mut self, request: &Request, names: &PathNames, principal: &Principal) {
-        let target = if self.audited.is_some() { target(request, names) } else { Map::new() };
-        self.open =
-            Some(Open { principal: principal.clone(), context: Context::of(request).clone(), method: request.method().clone(), target });
+    pub(super) fn came_in(&mut self, request: &Request, principal: &Principal) {
+        self.open = Some(Open {
+            principal: principal.clone(),
+            context: Context::of(request).clone(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            made: None,
+        });
     }
 
     /// This is what came of it.
     pub(super) fn answered(&mut self, answer: &Result<Response>) {
         let Some(mut open) = self.open.take() else { return };
-        let status = match answer {
-            Ok(response) => response.status(),
-            Err(error) => error.status(),
+        let (status, aside) = match answer {
+            Ok(response) => (response.status(), None),
+            Err(error) => (error.status(), error.downcast_ref::<Error>().and_then(Error::aside)),
         };
-        if let Some(action) = refusal(status) {
-            return self.audit.refuse(open.context.arrival().ip(), action, || Event {
-                status: Some(status.as_u16()),
-                ..open.event(Event::refusal(action), self.route)
-            });
+        let refusal = if aside == Some(Aside::Hidden) { Some(PERMISSION_DENIED) } else { refusal(status) };
+        if let Some(action) = refusal {
+            let event = || Event { status: Some(status.as_u16()), ..open.event(Event::refusal(action), self.route) };
+            let is_told_each_time = action == PERMISSION_DENIED && self.changes() && !matches!(open.principal.who(), Who::Anybody);
+            return match is_told_each_time {
+                true => self.audit.record(&event()),
+                false => self.audit.refuse(open.subject(), action, event),
+            };
         }
-        if let Ok(response) = answer
-            && let Some(made) = response.headers().get(header::LOCATION).and_then(|at| at.to_str().ok()?.rsplit('/').next().and_then(id))
-        {
-            open.target.insert("made".to_owned(), made);
+        if let Ok(response) = answer {
+            let location = response.headers().get(header::LOCATION);
+            open.made = location.and_then(|at| at.to_str().ok()?.rsplit('/').next().and_then(id));
         }
         self.record(&open, Some(status));
+    }
+
+    /// Whether it does more than look.
+    fn changes(&self) -> bool {
+        self.audited.is_some_and(|audited| audited.kind != Kind::Info)
     }
 
     fn record(&self, open: &Open, status: Option<StatusCode>) {
@@ -132,12 +151,13 @@ impl Open {
     fn event<'a>(&'a self, event: Event<'a>, route: &'a str) -> Event<'a> {
         let (user, key) = match self.principal.who() {
             Who::Anybody => ("anybody".to_owned(), None),
-            Who::Configured(position) => (format!("configuration:{}", position + 1), None),
-            Who::Key(record) | Who::Token { key: record, .. } => match &record.user {
-                Some(user) => (format!("user:{}", user.id), Some(record.id.to_string())),
-                None => (format!("key:{}", record.id), Some(record.id.to_string())),
-            },
+            Who::Configured(place) => (configured(*place), None),
+            Who::Key(record) | Who::Token { key: record, .. } => {
+                (owner(record.user.as_ref().map(|user| user.id), record.id), Some(record.id.to_string()))
+            }
         };
+        let mut target = target(route, self.uri.path());
+        target.extend(self.made.clone().map(|made| ("made".to_owned(), made)));
         Event {
             user: Some(user),
             key,
@@ -147,50 +167,105 @@ impl Open {
             method: Some(self.method.as_str()),
             route: Some(route),
             trace: Some(self.context.trace().id().to_string()),
-            target: self.target.clone(),
+            target,
             ..event
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self.principal.who() {
+            Who::Anybody => Subject::Address(self.context.arrival().ip()),
+            Who::Configured(place) => Subject::Configured(*place),
+            Who::Key(record) | Who::Token { key: record, .. } => of_key(record.id),
         }
     }
 }
 
-/// Somebody was kept out, perhaps before it was known what from.
-pub(super) fn refused(
-    audit: &Audit,
-    method: &Method,
-    arrival: &Arrival,
-    trace: impl FnOnce() -> Trace,
-    request_id: &str,
-    route: Option<&str>,
-    status: StatusCode,
-) {
-    let Some(action) = refusal(status) else { return };
-    audit.refuse(arrival.ip(), action, || Event {
-        claimed_key: arrival.claimed_key().map(|id| id.to_string()),
-        source: Some(arrival.ip()),
-        request_id: Some(request_id),
-        method: Some(method.as_str()),
-        status: Some(status.as_u16()),
-        route,
-        trace: Some(trace().id().to_string()),
-        ..Event::refusal(action)
+/// Somebody who was kept out, perhaps before it was known what from.
+pub(super) struct KeptOut<'a> {
+    pub(super) method: &'a Method,
+    pub(super) arrival: &'a Arrival,
+    pub(super) request_id: &'a str,
+    /// Where to, if that is known.
+    pub(super) route: Option<&'a str>,
+    /// What they were told.
+    pub(super) error: &'a Error,
+}
+
+impl KeptOut<'_> {
+    /// Records it.
+    pub(super) fn record(&self, audit: &Audit, gate: &Gate, trace: impl FnOnce() -> Trace) {
+        let Self { method, arrival, request_id, route, error } = *self;
+        let status = error.status();
+        let Some(action) = refusal(status) else { return };
+        // Who is over a limit of their own has shown that they are who they say.
+        let subject = match error.aside() {
+            Some(Aside::LimitOf(id)) => of_key(id),
+            Some(Aside::LimitOfConfigured(place)) => Subject::Configured(place),
+            Some(Aside::Hidden) | None => Subject::Address(arrival.ip()),
+        };
+        audit.refuse(subject, action, || {
+            let (user, key) = match error.aside() {
+                Some(Aside::LimitOf(id)) => (Some(owner(gate.user_of(id), id)), Some(id.to_string())),
+                Some(Aside::LimitOfConfigured(place)) => (Some(configured(place)), None),
+                Some(Aside::Hidden) | None => (None, None),
+            };
+            let claimed_key = arrival.claimed_key().filter(|_| key.is_none()).map(|id| id.to_string());
+            Event {
+                by_token: key.is_some() && arrival.has_token(),
+                user,
+                key,
+                claimed_key,
+                source: Some(arrival.ip()),
+                request_id: Some(request_id),
+                method: Some(method.as_str()),
+                status: Some(status.as_u16()),
+                route,
+                trace: Some(trace().id().to_string()),
+                ..Event::refusal(action)
+            }
+        });
+    }
+}
+
+/// A client has shown no certificate that is good, and why that is so.
+pub(super) fn uncertified(audit: &Audit, client: IpAddr, reason: &'static str) {
+    audit.refuse(Subject::Address(client), AUTHENTICATION_FAILED, || Event {
+        reason: Some(reason),
+        source: Some(client),
+        ..Event::refusal(AUTHENTICATION_FAILED)
     });
+}
+
+/// Whose refusals are counted together.
+fn of_key(id: KeyId) -> Subject {
+    Subject::Key(Uuid::from(id).as_u128())
+}
+
+/// Who a key speaks for.
+fn owner(user: Option<i64>, key: KeyId) -> String {
+    user.map_or_else(|| format!("key:{key}"), |user| format!("user:{user}"))
+}
+
+fn configured(place: usize) -> String {
+    format!("configuration:{}", place + 1)
 }
 
 /// What a status that keeps somebody out is called.
 fn refusal(status: StatusCode) -> Option<&'static str> {
     match status {
         StatusCode::UNAUTHORIZED => Some(AUTHENTICATION_FAILED),
-        StatusCode::FORBIDDEN => Some("permission_denied"),
+        StatusCode::FORBIDDEN => Some(PERMISSION_DENIED),
         StatusCode::TOO_MANY_REQUESTS => Some("limit_exceeded"),
         _ => None,
     }
 }
 
-/// The ids that stand in a path, under the names that the document gives them.
-fn target(request: &Request, names: &PathNames) -> Map<String, Value> {
-    let named = names.0.iter().enumerate().filter_map(|(number, name)| {
-        let text = request.raw_path_param(&format!("param{number}"))?;
-        Some((name.clone(), id(text)?))
+/// The ids that stand in a path, under the names that the document gives them in its route.
+fn target(route: &str, path: &str) -> Map<String, Value> {
+    let named = route.split('/').zip(path.split('/')).filter_map(|(name, text)| {
+        let name = name.strip_prefix('{')?.strip_suffix('}')?;
+        Some((name.to_owned(), id(text)?))
     });
     named.collect()
 }
@@ -214,5 +289,12 @@ mod tests {
         for other in ["", "node-1", "wn_01ARZ3NDEKTSV4RRFFQ69G5FAV_secret", "1e3", "99999999999999999999"] {
             assert_eq!(id(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_ids_of_a_path_have_the_names_that_its_route_gives_them() {
+        let target = |path| Value::Object(target("/jobs/{job_id}/attempts/{number}/start", path));
+        assert_eq!(target("/jobs/17/attempts/2/start"), serde_json::json!({"job_id": 17, "number": 2}));
+        assert_eq!(target("/jobs/17/attempts/x/start/"), serde_json::json!({"job_id": 17}));
     }
 }

@@ -7,6 +7,7 @@ use std::{
     cell::LazyCell,
     collections::HashSet,
     io,
+    net::IpAddr,
     ops::{ControlFlow, Deref},
     panic::AssertUnwindSafe,
     pin::pin,
@@ -29,7 +30,7 @@ use uuid::Uuid;
 use super::{
     Cors, Draining, Error, State,
     admission::{Arrival, Gate},
-    audit,
+    audit::{self, KeptOut},
     budget::{Budget, Share},
     cors,
     extract::{Context, Deadline, Limits},
@@ -117,7 +118,8 @@ impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
             let answered = Answered { route: None, method: head.method, status, took: start.elapsed(), id: text };
             note(&self.traffic, &answered, || *trace);
             self.gate.note_refusal(&arrival, &refusal);
-            audit::refused(&self.audit, head.method, &arrival, || *trace, text, None, status);
+            let kept_out = KeptOut { method: head.method, arrival: &arrival, request_id: text, route: None, error: &refusal };
+            kept_out.record(&self.audit, &self.gate, || *trace);
             refusal.into_answer(text)
         });
         self.complete(answer.headers_mut(), id, self.cors.answer(head.method, head.headers), head.version);
@@ -131,6 +133,11 @@ impl<E: Endpoint<Output = Response> + 'static> Service for Edge<E> {
         let mut response = Box::pin(self.within(request, met)).instrument(span).await;
         self.complete(response.headers_mut(), id, cors, version);
         response
+    }
+
+    fn uncertified(&self, client: IpAddr, reason: &'static str) {
+        self.traffic.uncertified();
+        audit::uncertified(&self.audit, client, reason);
     }
 }
 

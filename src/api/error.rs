@@ -20,7 +20,7 @@ use poem_openapi::{
 use serde_json::Value;
 
 use super::problem::{Invalid, Problem, Written, problem_meta};
-use crate::{http::Whole, postgres, queue};
+use crate::{access::KeyId, http::Whole, postgres, queue};
 
 /// Seconds after which trying again makes sense while a store is away or busy.
 pub(super) const RETRY_SECONDS: u32 = 1;
@@ -37,8 +37,20 @@ struct Wrong {
     current_attempt: Option<i32>,
     headers: Vec<(HeaderName, HeaderValue)>,
     cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    aside: Option<Aside>,
     /// What has been told somebody already.
     written: OnceLock<Written>,
+}
+
+/// What the audit log is to know of an error, and its caller is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aside {
+    /// It is told as if there were nothing, to who may not know that there is something.
+    Hidden,
+    /// It is the limit of this key that was used up, and it is that key.
+    LimitOf(KeyId),
+    /// The same of a key of the configuration, by its place there.
+    LimitOfConfigured(usize),
 }
 
 impl Error {
@@ -51,6 +63,7 @@ impl Error {
             current_attempt: None,
             headers: Vec::new(),
             cause: None,
+            aside: None,
             written: OnceLock::new(),
         }))
     }
@@ -104,6 +117,17 @@ impl Error {
     #[must_use]
     pub fn with_cause(self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.with(|wrong| wrong.cause = Some(cause.into().into()))
+    }
+
+    /// The same, of which the audit log is to know this. The answer stays as it is.
+    #[must_use]
+    pub(super) fn with_aside(self, aside: Aside) -> Self {
+        self.with(|wrong| wrong.aside = Some(aside))
+    }
+
+    /// What the audit log is to know.
+    pub(super) fn aside(&self) -> Option<Aside> {
+        self.0.aside
     }
 
     /// Takes ours as they are and gives every other error of the framework our shape.

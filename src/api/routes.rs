@@ -128,11 +128,11 @@ impl Resource {
         let pass = match self.gate.admit(Context::of(&request).arrival()).await {
             Ok(pass) => pass,
             Err(error) => {
-                entry.refused(&request, error.status());
+                entry.refused(&request, &self.gate, &error);
                 return Err(error.into());
             }
         };
-        entry.came_in(&request, &self.names, &pass.principal);
+        entry.came_in(&request, &pass.principal);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, self.path.0.path(), self.project(&request)) {
             Ok(()) => {

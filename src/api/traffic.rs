@@ -32,6 +32,7 @@ struct Inner {
     routes: Mutex<Vec<Arc<Route>>>,
     unknown: Arc<Route>,
     gone: Counter,
+    uncertified: Counter,
     spans: Option<Spans>,
 }
 
@@ -74,7 +75,13 @@ pub struct Count {
 impl Traffic {
     /// No requests yet. Each will be a span, if anybody wants them.
     pub fn new(spans: Option<Spans>) -> Self {
-        Self(Arc::new(Inner { routes: Mutex::default(), unknown: Route::new(""), gone: Counter::default(), spans }))
+        Self(Arc::new(Inner {
+            routes: Mutex::default(),
+            unknown: Route::new(""),
+            gone: Counter::default(),
+            uncertified: Counter::default(),
+            spans,
+        }))
     }
 
     /// A new route.
@@ -107,6 +114,16 @@ impl Traffic {
     /// How many clients went away before they were answered.
     pub fn clients_gone(&self) -> u64 {
         self.0.gone.get()
+    }
+
+    /// A client has shown no certificate that is good.
+    pub(super) fn uncertified(&self) {
+        self.0.uncertified.one();
+    }
+
+    /// How many clients have shown no certificate that is good.
+    pub fn clients_uncertified(&self) -> u64 {
+        self.0.uncertified.get()
     }
 
     /// How many spans there was no room for.

@@ -100,6 +100,11 @@ impl Metrics {
         }
         text.counter("whatsnext_http_requests_abandoned_total", "Requests whose client went away before they were answered.")
             .sample(&[], self.state.traffic.clients_gone());
+        text.counter(
+            "whatsnext_http_certificates_refused_total",
+            "Clients that were turned away since they showed no certificate that is good (tls_client_ca_file).",
+        )
+        .sample(&[], self.state.traffic.clients_uncertified());
         text.gauge("whatsnext_http_connections", "Connections that are open.").sample(&[], self.connections.get());
     }
 

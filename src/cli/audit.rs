@@ -98,7 +98,7 @@ impl Recorder {
         let outcome = if done.is_ok() { Outcome::Success } else { Outcome::Failure };
         let target: Map<String, Value> = target(done.as_ref().ok()).into_iter().map(|(name, id)| (name.to_owned(), id)).collect();
         let user = Some(format!("os:{}", getuid()));
-        let lost = self.audit.close(&Event { user, target, ..Event::of_process(action, Category::Iam, kind, outcome) }).await;
+        let lost = self.audit.close(&Event { user, target, ..Event::new(action, Category::Iam, kind, outcome) }).await;
         if lost > 0 {
             match self.on_failure {
                 AuditFailure::Stop => bail!("{action} was done, or not, but could not be recorded in the audit log"),

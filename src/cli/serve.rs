@@ -58,9 +58,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let ended = serve(&effective, &sources, &audit, &mut has_started).await;
     let last = match &ended {
         // Only of a server that began: what the one before it has not said is to be seen.
-        Err(_) if !has_started => Event::of_process("server_start_failed", Category::Process, Kind::Start, Outcome::Failure),
-        Err(_) => Event::of_process(STOPPED, Category::Process, Kind::End, Outcome::Failure),
-        Ok(()) => Event::of_process(STOPPED, Category::Process, Kind::End, Outcome::Success),
+        Err(_) if !has_started => Event::new("server_start_failed", Category::Process, Kind::Start, Outcome::Failure),
+        Err(_) => Event::new(STOPPED, Category::Process, Kind::End, Outcome::Failure),
+        Ok(()) => Event::new(STOPPED, Category::Process, Kind::End, Outcome::Success),
     };
     audit.close(&last).await;
     if let Some(head) = audit.head() {
@@ -91,7 +91,7 @@ async fn serve(effective: &Effective, sources: &Sources, audit: &Audit, has_star
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     supervisor::inform(stop.clone());
     *has_started = true;
-    audit.record(&Event::of_process(STARTED, Category::Process, Kind::Start, Outcome::Success));
+    audit.record(&Event::new(STARTED, Category::Process, Kind::Start, Outcome::Success));
     let reload = app.reload();
     let reloads = reload.run(
         effective,
@@ -99,7 +99,7 @@ async fn serve(effective: &Effective, sources: &Sources, audit: &Audit, has_star
         || load(sources),
         |reloaded| {
             let outcome = if reloaded == Reloaded::All { Outcome::Success } else { Outcome::Failure };
-            audit.record(&Event::of_process("reload_settings", Category::Configuration, Kind::Change, outcome));
+            audit.record(&Event::new("reload_settings", Category::Configuration, Kind::Change, outcome));
         },
     );
     let stops = async {

@@ -179,7 +179,7 @@ fn leave_out_body(response: &mut hyper::Response<Answer>) {
 }
 
 /// Whatever comes before the first request. Each step has its time.
-async fn open<S>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<S>) -> io::Result<Opened> {
+async fn open<S: Service>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<S>) -> io::Result<Opened> {
     let limits = &shared.limits;
     let (client, first) = match limits.announced_by.contains(peer.ip()) {
         true => timeout(limits.head_timeout, announced::read(&mut stream, peer)).await??,
@@ -192,7 +192,11 @@ async fn open<S>(mut stream: TcpStream, peer: SocketAddr, shared: &Shared<S>) ->
     let (io, is_h2) = match &shared.tls {
         None => (Signing::new(Box::pin(socket), outbox.clone()), false),
         Some(tls) => {
-            let stream = timeout(limits.head_timeout, tls.accept(socket)).await??;
+            let accepted = timeout(limits.head_timeout, tls.accept(socket)).await?;
+            if let Some(reason) = accepted.as_ref().err().and_then(tls::uncertified) {
+                shared.service.uncertified(client.ip(), reason);
+            }
+            let stream = accepted?;
             let is_h2 = tls::speaks_h2(&stream);
             (Signing::new(Box::pin(stream), outbox.clone()), is_h2)
         }

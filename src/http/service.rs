@@ -32,6 +32,9 @@ pub trait Service: Send + Sync + 'static {
     /// Looks at a request's head, and waits for nothing: what goes on, or the answer to who is not let in.
     fn meet(&self, head: &Head<'_>) -> ControlFlow<Whole, Self::Met>;
 
+    /// Hears of a client that was turned away before its first request, since it showed no certificate that is good, and why in a word.
+    fn uncertified(&self, _client: IpAddr, _reason: &'static str) {}
+
     /// Answers a request that was let in.
     fn answer(&self, request: Request, met: Self::Met) -> impl Future<Output = Response> + Send;
 }

@@ -13,7 +13,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::http::HeaderValue;
 use rustls::{
-    ServerConfig,
+    CertificateError, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -213,6 +213,21 @@ impl Tls {
 
     fn current(&self) -> std::sync::RwLockReadGuard<'_, Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a handshake has failed, in a word, if it is because the client showed no certificate that is good. One that was broken off, or was none, is no
+/// attempt to come in.
+pub(super) fn uncertified(error: &io::Error) -> Option<&'static str> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => Some("client_certificate_missing"),
+        rustls::Error::InvalidCertificate(why) => Some(match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "client_certificate_expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "client_certificate_not_valid_yet",
+            CertificateError::UnknownIssuer => "client_certificate_of_unknown_authority",
+            _ => "client_certificate_invalid",
+        }),
+        _ => None,
     }
 }
 

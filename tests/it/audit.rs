@@ -1,6 +1,8 @@
 //! The audit log of servers and commands. What each operation leaves in it is in `permissions::audited`, what can be done to lines in
 //! `telemetry::audit::tests`.
 
+mod refusals;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -48,6 +48,11 @@ impl Arrival {
             _ => None,
         }
     }
+
+    /// Whether it presents a token.
+    pub fn has_token(&self) -> bool {
+        matches!(self.credential, Credential::Token(_))
+    }
 }
 
 impl Inner {

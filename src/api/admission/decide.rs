@@ -15,7 +15,7 @@ use super::{
     headers::{Told, too_many},
 };
 use crate::{
-    api::Error,
+    api::{Error, error::Aside},
     config::RedisFailure,
     limits::{
         Admission, Admissions, Guard, Limits, Local, Owed, Refused, Standing, Together, Verdict, Window,
@@ -86,7 +86,7 @@ impl Decider {
         guard: Option<Guard>,
         windows: &[Window],
     ) -> Result<Decision, Error> {
-        let memory = self.refused.get_or_ask(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class)));
+        let memory = self.refused.get_or_ask(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class), subject));
         if let Memory::Refused(refusal) = memory {
             return Err(refusal);
         }
@@ -101,7 +101,7 @@ impl Decider {
             }
             Ok(Admission::Refused { standings, retry_after_ms }) => {
                 let refusal = Refusal { standings, retry_after_ms };
-                let error = refuse(&refusal, policy(class));
+                let error = refuse(&refusal, policy(class), subject);
                 self.refused.put((subject, class), Instant::now(), refusal);
                 Err(error)
             }
@@ -121,7 +121,7 @@ impl Decider {
 
     /// The refusal of a moment ago, if it still holds: 429.
     pub(super) fn refusal(&self, subject: Subject, class: &'static str) -> Option<Error> {
-        match self.refused.get(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class))) {
+        match self.refused.get(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class), subject)) {
             Memory::Refused(refusal) => Some(refusal),
             Memory::Past | Memory::Nothing => None,
         }
@@ -137,8 +137,8 @@ impl Decider {
         let first = decision.standings.first().copied().flatten();
         match decision.verdict {
             Verdict::Admits => Ok(told("degraded", first)),
-            Verdict::After(ms) => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: Some(ms) }, "degraded")),
-            Verdict::Never => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: None }, "degraded")),
+            Verdict::After(ms) => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: Some(ms) }, "degraded", subject)),
+            Verdict::Never => Err(refuse(&Refusal { standings: decision.standings, retry_after_ms: None }, "degraded", subject)),
         }
     }
 
@@ -211,8 +211,14 @@ fn told(policy: &'static str, standing: Option<Standing>) -> Option<Told> {
     standing.map(|standing| Told { policy, window_seconds: MINUTE.as_secs(), standing })
 }
 
-fn refuse(refusal: &Refusal, policy: &'static str) -> Error {
+fn refuse(refusal: &Refusal, policy: &'static str, subject: Subject) -> Error {
     // The window that refuses says more than one that does not.
     let full = refusal.standings.iter().flatten().max_by_key(|standing| standing.verdict).copied();
-    too_many(refusal.retry_after_ms, told(policy, full).as_ref())
+    let error = too_many(refusal.retry_after_ms, told(policy, full).as_ref());
+    match subject {
+        Subject::Key(id) => error.with_aside(Aside::LimitOf(id)),
+        Subject::Configured(place) => error.with_aside(Aside::LimitOfConfigured(place)),
+        // Who only says to have a key may be anybody.
+        Subject::Address(_) | Subject::KeyAt(..) => error,
+    }
 }

@@ -14,11 +14,18 @@
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Inner, Outcome, Pass, Subject, window};
+use super::{ATTEMPTS, Arrival, Gate, Inner, Outcome, Pass, Subject, window};
 use crate::{
-    access::{Busy, Key, Stored},
+    access::{Busy, Key, KeyId, Stored},
     api::Error,
 };
+
+impl Gate {
+    /// The user whose key it is, as far as this server has met it; nothing if it is nobody's.
+    pub(in crate::api) fn user_of(&self, key: KeyId) -> Option<i64> {
+        Some(self.0.known.get(&key)?.user.as_ref()?.id)
+    }
+}
 
 impl Inner {
     /// A key, and the version of its record for which it was verified here. All that a key needs which was not is large and rare: it has places of its own, so that

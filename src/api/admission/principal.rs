@@ -6,8 +6,8 @@ use poem::http::StatusCode;
 
 use crate::{
     access::{Decision, HeldToken, Power, Record, Scope as Needed, Visible},
-    api::{Error, extract::Scope},
-    queue::{Owner, Thing},
+    api::{Error, error::Aside, extract::Scope},
+    queue::{self, Owner, Thing},
 };
 
 /// Who sent a request, and what they may do.
@@ -127,7 +127,7 @@ impl Principal {
     pub fn check_on(&self, scope: Scope, project: i64, thing: impl FnOnce() -> Thing) -> Result<(), Error> {
         match self.power.may(scope.into(), Some(project)) {
             Decision::Yes => Ok(()),
-            Decision::Invisible => Err(crate::queue::Error::NotFound(thing()).into()),
+            Decision::Invisible => Err(Error::from(queue::Error::NotFound(thing())).with_aside(Aside::Hidden)),
             Decision::MissingScope => Err(self.missing(scope, Some(project))),
         }
     }
@@ -140,7 +140,7 @@ impl Principal {
     pub fn check_named(&self, scope: Scope, project: i64) -> Result<(), Error> {
         match self.power.may(scope.into(), Some(project)) {
             Decision::Yes => Ok(()),
-            Decision::Invisible => Err(crate::queue::Error::UnknownProject(project).into()),
+            Decision::Invisible => Err(Error::from(queue::Error::UnknownProject(project)).with_aside(Aside::Hidden)),
             Decision::MissingScope => Err(self.missing(scope, Some(project))),
         }
     }

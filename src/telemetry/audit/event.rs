@@ -1,8 +1,9 @@
 //! What a line says, in the words of the Elastic Common Schema (<https://www.elastic.co/docs/reference/ecs>).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use nix::unistd::gethostname;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -21,6 +22,9 @@ pub struct Event<'a> {
     /// What came of it.
     #[serde(rename = "event.outcome")]
     pub outcome: Outcome,
+    /// Why somebody was kept out, where the action does not say it: a word of ours.
+    #[serde(rename = "event.reason", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
     /// Who did it: `user:7`, `key:ID`, `configuration:2` (the second of `api_keys`), `anybody`, `os:1000`.
     #[serde(rename = "user.id", skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -69,9 +73,6 @@ pub struct Event<'a> {
     /// When the first of what is counted happened.
     #[serde(rename = "event.start", skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub since: Option<DateTime<Utc>>,
-    /// The process, where there is no request.
-    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
-    pub process: Option<u32>,
 }
 
 /// What an event is about.
@@ -130,6 +131,7 @@ impl Event<'_> {
             category: [category],
             kind: [kind],
             outcome,
+            reason: None,
             user: None,
             key: None,
             claimed_key: None,
@@ -146,7 +148,6 @@ impl Event<'_> {
             torn_bytes: None,
             removed_to: None,
             since: None,
-            process: None,
         }
     }
 
@@ -156,11 +157,6 @@ impl Event<'_> {
             AUTHENTICATION_FAILED => Event::new(action, Category::Authentication, Kind::Start, Outcome::Failure),
             action => Event::new(action, Category::Api, Kind::Denied, Outcome::Failure),
         }
-    }
-
-    /// A process did something by itself.
-    pub fn of_process(action: &str, category: Category, kind: Kind, outcome: Outcome) -> Event<'_> {
-        Event { process: Some(std::process::id()), ..Event::new(action, category, kind, outcome) }
     }
 
     /// As an object of JSON, which has no line ends and no control characters in it.
@@ -175,17 +171,28 @@ impl Event<'_> {
             kind: &'static str,
             #[serde(rename = "event.dataset")]
             dataset: &'static str,
+            #[serde(rename = "host.name")]
+            host: &'static str,
+            #[serde(rename = "process.pid")]
+            process: u32,
             #[serde(flatten)]
             event: &'a Event<'a>,
         }
         let timestamp = rfc3339(now);
-        let line = Line { timestamp, version: "8.17.0", kind: "event", dataset: "whatsnext.audit", event: self };
+        let (host, process) = (HOST.as_str(), std::process::id());
+        let line = Line { timestamp, version: "8.17.0", kind: "event", dataset: "whatsnext.audit", host, process, event: self };
         serde_json::to_vec(&line).expect("an event is plain data")
     }
 }
 
 /// Somebody was not who they said, or did not say who they are.
 pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+
+/// Somebody may not do that, or may not know that it is there.
+pub const PERMISSION_DENIED: &str = "permission_denied";
+
+/// The machine's name.
+static HOST: LazyLock<String> = LazyLock::new(|| gethostname().unwrap_or_default().to_string_lossy().into_owned());
 
 fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
@@ -211,5 +218,14 @@ mod tests {
         assert!(json.iter().all(|byte| !byte.is_ascii_control()), "{}", String::from_utf8_lossy(&json));
         let read: Value = serde_json::from_slice(&json).expect("it is JSON");
         assert_eq!((&read["event.action"], read["http.request.id"].as_str()), (&Value::from("x"), event.request_id));
+    }
+
+    #[test]
+    fn every_line_says_which_process_on_which_machine_wrote_it() {
+        let json = Event::refusal("x").to_json(Utc::now());
+        let read: Value = serde_json::from_slice(&json).expect("it is JSON");
+        let host = gethostname().expect("a name").to_string_lossy().into_owned();
+        assert!(!host.is_empty());
+        assert_eq!((&read["host.name"], &read["process.pid"]), (&Value::from(host), &Value::from(std::process::id())));
     }
 }

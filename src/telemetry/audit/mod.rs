@@ -15,7 +15,6 @@ mod writer;
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,11 +30,12 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::config::{AuditFailure, Settings};
 
-use folds::{Fold, Folds, Told};
+use folds::{Fold, Folds};
 use writer::Writer;
 
 pub use chain::{Anchor, Seal};
-pub use event::{AUTHENTICATION_FAILED, Category, Event, Kind, Outcome};
+pub use event::{AUTHENTICATION_FAILED, Category, Event, Kind, Outcome, PERMISSION_DENIED};
+pub use folds::Subject;
 pub use verify::{Allowed, Chain, Report, STARTED, STOPPED, verify};
 
 /// How many lines wait to be written at most: some megabytes, or a second or so at the rate at which a server can make them.
@@ -165,12 +165,12 @@ impl Audit {
         log.tally.look();
     }
 
-    /// Records a refusal, unless there were many from this address (a /64 of IPv6) a moment ago: those are counted, and the count is recorded by
-    /// [`Audit::tend`]. `event` is asked for only if it is to be recorded.
-    pub fn refuse<'a>(&self, address: IpAddr, action: &'static str, event: impl FnOnce() -> Event<'a>) {
+    /// Records a refusal, unless this subject had many of them a moment ago: those are counted, and the count is recorded by [`Audit::tend`]. `event` is asked
+    /// for only if it is to be recorded; it names who is known.
+    pub fn refuse<'a>(&self, subject: Subject, action: &'static str, event: impl FnOnce() -> Event<'a>) {
         let Some(log) = &self.0 else { return };
-        if log.folds.note(address, action) == Told::Whole {
-            self.record(&event());
+        if let Some(event) = log.folds.note(subject, action, event) {
+            self.record(&event);
         }
     }
 
@@ -184,8 +184,8 @@ impl Audit {
 
     fn tell_folded(&self) {
         let Some(log) = &self.0 else { return };
-        for Fold { address, action, count, since } in log.folds.take() {
-            self.record(&Event { source: address, folded: Some(count), since: Some(since), ..Event::refusal(action) });
+        for Fold { address, user, key, action, count, since } in log.folds.take() {
+            self.record(&Event { source: address, user, key, folded: Some(count), since: Some(since), ..Event::refusal(action) });
         }
     }
 

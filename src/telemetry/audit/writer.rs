@@ -35,6 +35,7 @@ pub(super) struct Writer {
     kept_days: usize,
     tally: Arc<Tally>,
     clock: Box<dyn Fn() -> DateTime<Utc> + Send>,
+    disk: Disk,
     place: Option<Place>,
     file: Option<Opened>,
     /// Whether that is another file than when it was looked at last for old ones.
@@ -46,12 +47,24 @@ pub(super) struct Writer {
     told_lost: u64,
 }
 
+/// What a disk may refuse, and do halfway.
+struct Disk {
+    add: Box<dyn Fn(&mut File, &[u8]) -> io::Result<()> + Send>,
+    cut: Box<dyn Fn(&File, u64) -> io::Result<()> + Send>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { add: Box::new(|file, lines| file.write_all(lines)), cut: Box::new(File::set_len) }
+    }
+}
+
 struct Opened {
     file: File,
     name: Name,
     /// Up to where it consists of whole lines.
     length: u64,
-    /// Whether there may be something else behind that.
+    /// Whether there may be something else behind that. Then nothing is written before it was cut off.
     is_torn: bool,
 }
 
@@ -64,6 +77,7 @@ impl Writer {
             kept_days,
             tally,
             clock,
+            disk: Disk::default(),
             place: None,
             file: None,
             has_turned: false,
@@ -89,10 +103,14 @@ impl Writer {
     /// The file of today, whole. One that somebody has taken away is made again: the gap will be found.
     fn opened(&mut self) -> io::Result<&mut Opened> {
         let place = self.place.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        if let Some(opened) = &mut self.file {
+            // Before anything else, also on the next day: what is behind the last whole line must not stay there.
+            opened.mend(&self.folder, &self.disk)?;
+        }
         let today = (self.clock)().date_naive();
         let is_good = |opened: &Opened| opened.name.date == today && opened.file.metadata().is_ok_and(|file| file.nlink() > 0);
         let before = match self.file.take() {
-            Some(opened) if is_good(&opened) => return Ok(self.file.insert(opened.mended()?)),
+            Some(opened) if is_good(&opened) => return Ok(self.file.insert(opened)),
             before => before,
         };
         if let Some(before) = &before {
@@ -115,7 +133,7 @@ impl Writer {
         let lost = self.tally.lost();
         let old = self.old_files();
         let Some(place) = &self.place else { return Err(io::ErrorKind::NotFound.into()) };
-        let of_log = |action, outcome| Event::of_process(action, Category::Process, Kind::Info, outcome);
+        let of_log = |action, outcome| Event::new(action, Category::Process, Kind::Info, outcome);
         let mut own = Vec::new();
         if place.torn_bytes > 0 {
             own.push(Event { torn_bytes: Some(place.torn_bytes), ..of_log("audit_log_mended", Outcome::Success) });
@@ -131,8 +149,9 @@ impl Writer {
         for event in own.iter().chain(&self.batch) {
             head = append(&mut lines, event, &place.chain, &head, &self.seal);
         }
-        let opened = self.opened()?;
-        opened.add(&lines)?;
+        self.opened()?;
+        let Some(opened) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        opened.add(&lines, &self.disk)?;
         // Only when it is recorded, whatever happens to the machine.
         let old = old.filter(|_| opened.file.sync_data().is_ok());
         self.told_lost = lost;
@@ -181,24 +200,30 @@ fn anchor(place: &Place) -> Anchor {
 
 impl Opened {
     /// Adds lines, all or none.
-    fn add(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn add(&mut self, lines: &[u8], disk: &Disk) -> io::Result<()> {
         self.is_torn = true;
-        self.file.write_all(lines)?;
+        (disk.add)(&mut self.file, lines)?;
         self.length += lines.len() as u64;
         self.is_torn = false;
         Ok(())
     }
 
-    /// The same without what was left of lines that did not fit. If others have changed its length, that is so.
-    fn mended(mut self) -> io::Result<Self> {
-        let length = self.file.metadata()?.len();
-        if self.is_torn && length > self.length {
-            self.file.set_len(self.length)?;
-        } else {
-            self.length = length;
+    /// Cuts off what was left of lines that did not fit. As long as that fails it stays torn, up to the same length, and the file is opened anew each time: it
+    /// may be the handle that is of no more use. If others have changed its length, that is so.
+    fn mend(&mut self, folder: &Path, disk: &Disk) -> io::Result<()> {
+        let found = self.file.metadata();
+        // One that somebody has taken away is nobody's any more.
+        self.is_torn &= found.as_ref().map_or(true, |file| file.nlink() > 0);
+        if !self.is_torn {
+            self.length = found.map_or(self.length, |file| file.len());
+            return Ok(());
         }
-        self.is_torn = false;
-        Ok(self)
+        let (file, length) = append_to(&self.name.in_folder(folder))?;
+        if length > self.length {
+            (disk.cut)(&file, self.length)?;
+        }
+        (self.file, self.length, self.is_torn) = (file, length.min(self.length), false);
+        Ok(())
     }
 }
 
@@ -229,9 +254,9 @@ impl Write for Writer {
                 }
             }
             Err(error) => {
-                if let Some(opened) = self.file.take() {
+                if let Some(opened) = &mut self.file {
                     // What is left of a line is taken away now, or before the next line.
-                    self.file = opened.mended().ok();
+                    let _ = opened.mend(&self.folder, &self.disk);
                 }
                 self.tally.has_failed(count);
                 if !self.tally.is_failing.swap(true, Ordering::Relaxed) {
@@ -251,5 +276,100 @@ impl Drop for Writer {
             // There is nothing more to be done about it.
             let _ = opened.file.sync_data();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tempfile::tempdir;
+
+    use super::{
+        super::verify::{Allowed, verify},
+        *,
+    };
+    use crate::config::AuditFailure;
+
+    /// A writer on a disk that takes half of what it is given, and cuts nothing off, while `is_broken` says so.
+    fn on_a_bad_disk(folder: &Path, is_broken: &Arc<AtomicBool>) -> Writer {
+        let mut writer = Writer::new(folder, Seal::new(""), 0, Arc::new(Tally::new(AuditFailure::Continue)));
+        let (adds, cuts) = (is_broken.clone(), is_broken.clone());
+        writer.disk = Disk {
+            add: Box::new(move |file, lines| match adds.load(Ordering::Relaxed) {
+                true => file.write_all(&lines[..lines.len() / 2]).and(Err(io::ErrorKind::StorageFull.into())),
+                false => file.write_all(lines),
+            }),
+            cut: Box::new(move |file, length| match cuts.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("the disk cuts nothing off")),
+                false => file.set_len(length),
+            }),
+        };
+        writer
+    }
+
+    fn write(writer: &mut Writer, action: &str) {
+        let event = Event::new(action, Category::Api, Kind::Info, Outcome::Success);
+        writer.write_all(&event.to_json(Utc::now())).expect("it takes everything");
+        writer.flush().expect("it swallows errors");
+    }
+
+    fn faults(folder: &Path) -> Vec<String> {
+        verify(folder, &Seal::new(""), &[], Allowed::default()).expect("it can be read").faults
+    }
+
+    fn text(folder: &Path) -> String {
+        let files = list(folder).expect("a folder").into_values().flatten();
+        files.map(|name| fs::read_to_string(name.in_folder(folder)).expect("text")).collect()
+    }
+
+    /// Else the next line is glued to half a line, and the log is never whole again.
+    #[test]
+    fn half_a_line_that_cannot_be_cut_off_is_cut_off_before_the_next_line() {
+        let (folder, is_broken) = (tempdir().expect("a folder"), Arc::new(AtomicBool::new(false)));
+        let mut writer = on_a_bad_disk(folder.path(), &is_broken);
+        write(&mut writer, "first");
+        is_broken.store(true, Ordering::Relaxed);
+        write(&mut writer, "lost");
+        let torn = text(folder.path());
+        assert!(!torn.ends_with('\n'), "half a line is there: {torn}");
+        write(&mut writer, "lost");
+        assert_eq!(text(folder.path()), torn, "expected nothing to be written behind half a line");
+        is_broken.store(false, Ordering::Relaxed);
+        write(&mut writer, "second");
+        let text = text(folder.path());
+        assert_eq!(faults(folder.path()), Vec::<String>::new(), "{text}");
+        let actions = ["first", "lost", "audit_lines_lost", "second"].map(|action| text.matches(&format!(":\"{action}\"")).count());
+        assert_eq!((actions, text.contains("\"whatsnext.audit.lost\":2")), ([1, 0, 1, 1], true), "{text}");
+    }
+
+    #[test]
+    fn half_a_line_of_yesterday_is_cut_off_before_a_file_of_today_is_begun() {
+        let (folder, is_broken) = (tempdir().expect("a folder"), Arc::new(AtomicBool::new(false)));
+        let mut writer = on_a_bad_disk(folder.path(), &is_broken);
+        let day = |writer: &mut Writer, day: u32| writer.set_clock(move || format!("2026-03-0{day}T12:00:00Z").parse().expect("a time"));
+        day(&mut writer, 1);
+        write(&mut writer, "first");
+        is_broken.store(true, Ordering::Relaxed);
+        write(&mut writer, "lost");
+        day(&mut writer, 2);
+        write(&mut writer, "lost");
+        is_broken.store(false, Ordering::Relaxed);
+        write(&mut writer, "second");
+        assert_eq!(faults(folder.path()), Vec::<String>::new(), "{}", text(folder.path()));
+    }
+
+    /// The server ends before the disk is good again.
+    #[test]
+    fn half_a_line_is_cut_off_by_the_next_process_if_need_be() {
+        let (folder, is_broken) = (tempdir().expect("a folder"), Arc::new(AtomicBool::new(false)));
+        let mut writer = on_a_bad_disk(folder.path(), &is_broken);
+        write(&mut writer, "first");
+        is_broken.store(true, Ordering::Relaxed);
+        write(&mut writer, "lost");
+        drop(writer);
+        is_broken.store(false, Ordering::Relaxed);
+        write(&mut on_a_bad_disk(folder.path(), &is_broken), "second");
+        assert_eq!(faults(folder.path()), Vec::<String>::new(), "{}", text(folder.path()));
     }
 }

@@ -5,8 +5,10 @@ mod load;
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tokio::time::Instant;
 use whatsnext::access::{Grants, Role};
 
 use crate::support::{Https, Process, TestDatabase, eventually, make_key_with, within};
@@ -99,7 +101,7 @@ async fn addresses_arrive_and_limits_hold(kind: Kind) {
     assert!(answer.headers().contains_key("strict-transport-security"), "{:?}", answer.headers());
 }
 
-/// What the API takes, the balancer takes: large batches, and claims that wait.
+/// What the API takes, the balancer takes: large batches, and those that are too large are the servers' to refuse.
 async fn nothing_is_in_the_way(site: &Site, project: i64, task: i64) {
     let mut connection = site.balancer.https.connect().await.expect("the balancer answers");
     let parameters = json!({"x": "y".repeat(2000)});
@@ -160,6 +162,34 @@ async fn a_killed_server_is_taken_out(kind: Kind) {
         let Ok(mut connection) = site.balancer.https.connect().await else { return false };
         connection.send("GET", "/projects", &[], String::new()).await.is_ok_and(|answer| answer.status() == 200)
     })
+    .await;
+}
+
+/// The longest wait that there is goes through each of the balancers, and ends as the server says and not as their time-outs do. They stand before the same
+/// servers, so that it is one minute for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_may_wait_for_a_minute() {
+    const WAIT: Duration = Duration::from_secs(60);
+    let site = Site::start(Kind::Nginx, &[]).await;
+    let (project, _) = site.project_with_task().await;
+    let addresses: Vec<_> = site.servers.iter().map(Process::address).collect();
+    let others = [Balancer::start(Kind::Haproxy, &addresses).await, Balancer::start(Kind::Caddy, &addresses).await];
+    let balancers = [(Kind::Nginx, &site.balancer), (Kind::Haproxy, &others[0]), (Kind::Caddy, &others[1])];
+    join_all(balancers.map(async |(kind, balancer)| {
+        let mut connection = balancer.https.connect().await.expect("the balancer answers");
+        let client = json!({"id": format!("{kind:?}"), "name": "n", "entity": "e", "available_cpu": 1});
+        let answer = connection.send("POST", "/clients/register", &[], client.to_string()).await.expect("an answer");
+        assert_eq!(answer.status(), 201, "{kind:?}: {:?}", answer.body());
+        let claim = json!({"client_id": format!("{kind:?}"), "wait_seconds": WAIT.as_secs()}).to_string();
+        let start = Instant::now();
+        let answer = connection.send("POST", &format!("/projects/{project}/claims"), &[], claim).await;
+        let took = start.elapsed();
+        let answer = answer.unwrap_or_else(|error| panic!("{kind:?}: expected an answer, and after {took:?} there was {error}"));
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        assert_eq!((answer.status().as_u16(), &body["jobs"]), (200, &json!([])), "{kind:?} after {took:?}: {:?}", answer.body());
+        // A little less: the server's clock began when the claim was read.
+        assert!(took >= WAIT - Duration::from_secs(1) && took < WAIT + Duration::from_secs(10), "{kind:?}: it waited for {took:?}");
+    }))
     .await;
 }
 

@@ -121,6 +121,75 @@ async fn requests_that_are_taken_back_at_once_end_the_connection() {
         .await;
 }
 
+/// How many streams a server says to be wrong before it ends the connection; `WRONG_STREAMS` there.
+const WRONG: usize = 64;
+
+/// A request that is none: what RFC 9113 (8.3.1) wants of it is not there.
+fn malformed(stream: u32) -> Frame {
+    let path = [&[0, 5][..], b":path", &[1], b"/"].concat();
+    Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, path)
+}
+
+/// Waits for what the server says of a stream. Returns whether it is that the stream was wrong: if not, it has ended the connection, because of too much of that.
+async fn is_reset(connection: &mut H2, stream: u32) -> bool {
+    const ENHANCE_YOUR_CALM: [u8; 4] = 11_u32.to_be_bytes();
+    loop {
+        match connection.next().await {
+            Some(Frame { kind: RST_STREAM, stream: of, .. }) if of == stream => return true,
+            Some(Frame { kind: GOAWAY, payload, .. }) => {
+                assert_eq!(payload[4..8], ENHANCE_YOUR_CALM, "{payload:?}");
+                return false;
+            }
+            Some(_) => {}
+            None => panic!("expected a word about stream {stream}, or GOAWAY, and not just the end"),
+        }
+    }
+}
+
+/// Whoever makes a server take streams back makes it work for nothing, as with those that it takes back itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_a_server_must_reset_end_the_connection() {
+    let target = Target::start(&[]).await;
+    target
+        .endures("malformed requests", 20, async |mut connection| {
+            let (mut stream, mut wrong) = (1, 0);
+            loop {
+                if connection.send(&malformed(stream)).await.is_err() || !is_reset(&mut connection, stream).await {
+                    break;
+                }
+                (stream, wrong) = (stream + 2, wrong + 1);
+                assert!(wrong <= WRONG, "{wrong} streams were wrong and the connection is still there");
+            }
+            assert_eq!(wrong, WRONG, "expected to be borne with until then");
+        })
+        .await;
+    target
+        .endures("bodies of requests that are over", 20, async |mut connection| {
+            connection.send(&Frame::get(1, "/livez")).await.unwrap();
+            connection.body_of(1).await.expect("an answer");
+            let mut wrong = 0;
+            while connection.send(&Frame::new(DATA, 0, 1, [0])).await.is_ok() && is_reset(&mut connection, 1).await {
+                wrong += 1;
+                assert!(wrong <= WRONG, "{wrong} frames came for a stream that is over, and the connection is still there");
+            }
+        })
+        .await;
+    target
+        .endures("malformed requests, not reading", 20, async |mut connection| {
+            let (mut stream, mut rounds) = (1, 0);
+            loop {
+                let words: Vec<u8> = (0..200).flat_map(|n| malformed(stream + 2 * n).bytes()).collect();
+                stream += 400;
+                if connection.send_bytes(&words).await.is_err() {
+                    break;
+                }
+                rounds += 1;
+                assert!(rounds < 1000, "200,000 requests were none and the connection is still there");
+            }
+        })
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_without_end_end_the_connection() {
     let target = Target::start(&[]).await;

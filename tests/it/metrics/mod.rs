@@ -207,6 +207,44 @@ async fn time_without_redis_is_told() {
     assert_eq!(scrape.value("whatsnext_redis_outages_total", &[]), 1.0);
 }
 
+/// All connections of a small pool wait for a lock, and more requests than that wait for them.
+#[tokio::test]
+async fn a_pool_tells_how_many_connections_are_in_use_and_how_many_requests_wait() {
+    const POOL: usize = 2;
+    // What a server does by itself now and then waits with them.
+    const OWN: f64 = 6.0;
+    let database = TestDatabase::new().await;
+    let environment = [("DATABASE_POOL_SIZE", "2"), ("DATABASE_CHECKOUT_TIMEOUT_SECONDS", "30")];
+    let (process, scraper) = start_with(&database, &environment).await;
+    let (project, _) = process.api.project_with_task("p").await;
+    let pool = async || {
+        let scrape = scraper.scrape().await;
+        let connections = |state| scrape.value("whatsnext_postgresql_connections", &[("state", state)]);
+        [connections("in_use"), connections("idle"), scrape.value("whatsnext_postgresql_waiting", &[])]
+    };
+    let mut locker = database.connect().await;
+    let lock = locker.transaction().await.expect("a transaction");
+    lock.batch_execute("lock table projects in access exclusive mode").await.expect("it is locked");
+    let mut requests = Vec::new();
+    // So many more each time that it cannot be anything else that waits.
+    for wait in [0.0, 10.0, 20.0] {
+        while (requests.len() as f64) < POOL as f64 + wait {
+            let api = process.api.clone();
+            requests.push(tokio::spawn(async move { api.get(&format!("/projects/{project}")).await.status }));
+        }
+        let is_so = async || {
+            let [in_use, idle, waiting] = pool().await;
+            (in_use, idle) == (POOL as f64, 0.0) && (wait..=wait + OWN).contains(&waiting)
+        };
+        within(STALE, &format!("{POOL} connections are in use, and {wait} requests wait for one"), is_so).await;
+    }
+    lock.rollback().await.expect("it is free");
+    for request in requests {
+        assert_eq!(request.await.expect("no panic"), 200);
+    }
+    within(STALE, "all connections are idle, and nobody waits", async || pool().await == [0.0, POOL as f64, 0.0]).await;
+}
+
 /// Nobody who asks for metrics takes anything from those who work.
 #[tokio::test]
 async fn scraping_neither_loads_the_database_nor_waits_for_it() {
