@@ -49,9 +49,12 @@ pub(super) struct Writer {
 
 /// What a disk may refuse, and do halfway.
 struct Disk {
-    add: Box<dyn Fn(&mut File, &[u8]) -> io::Result<()> + Send>,
-    cut: Box<dyn Fn(&File, u64) -> io::Result<()> + Send>,
+    add: Box<Add>,
+    cut: Box<Cut>,
 }
+
+type Add = dyn Fn(&mut File, &[u8]) -> io::Result<()> + Send;
+type Cut = dyn Fn(&File, u64) -> io::Result<()> + Send;
 
 impl Default for Disk {
     fn default() -> Self {
