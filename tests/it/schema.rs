@@ -126,11 +126,13 @@ fn versions_keep_to_the_rules_for_servers_that_work_meanwhile() {
 
 #[test]
 fn the_rules_find_what_they_are_for() {
+    // A version of which nothing is an exception.
+    let next = migrate::newest() + 1;
     for bad in BAD {
-        assert!(!violations(FIRST, bad).is_empty(), "expected a rule against: {bad}");
+        assert!(!violations(next, bad).is_empty(), "expected a rule against: {bad}");
     }
     for good in GOOD {
-        assert_eq!(violations(FIRST, good), Vec::<String>::new(), "expected no rule against: {good}");
+        assert_eq!(violations(next, good), Vec::<String>::new(), "expected no rule against: {good}");
     }
     // Before there were rules nobody kept to them.
     let versions = versions();
