@@ -9,6 +9,7 @@ mod explaining;
 mod forgetting;
 mod heartbeats;
 mod held;
+mod leaving;
 mod waiting;
 
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use super::{Change, Client, Content};
 use crate::{
     postgres::{
-        Database, Query, Row,
+        Database, Query, Row, Transaction, Work,
         query::{Params, clients as sql},
     },
     queue::{Bells, Error, Listing, Owner, Page, Result, Thing},
@@ -117,7 +117,7 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn delete(&self, id: &str) -> Result<()> {
-        self.change(&sql::DELETE, id).await
+        self.database.transaction(&Forget { id }).await
     }
 
     async fn change(&self, query: &Query, id: &str) -> Result<()> {
@@ -126,6 +126,24 @@ impl Store {
             0 => Err(not_found(id)),
             _ => Ok(()),
         }
+    }
+}
+
+struct Forget<'a> {
+    id: &'a str,
+}
+
+impl Work for Forget<'_> {
+    type Output = ();
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+        // What is claimed for it just now is there for the next statement.
+        if sql::DEACTIVATE.execute(transaction, &[&self.id]).await? == 0 {
+            return Err(not_found(self.id));
+        }
+        sql::DELETE.execute(transaction, &[&self.id]).await?;
+        Ok(())
     }
 }
 
