@@ -1,5 +1,7 @@
 //! `/clients`: the machines that run jobs.
 
+use std::collections::HashSet;
+
 use poem::http::StatusCode;
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
@@ -8,17 +10,20 @@ use super::{
     Error, Tag,
     attempts::Lease,
     error::{BadRequest, NotFound, Refusal},
-    extract::{Body, Caller, Path, Query, Scope},
+    extract::{Body, Caller, OptionalBody, Path, Query, Scope},
     paging::{self, hundred},
     reply::{Created, Gone, Paged, Reply},
     tasks::none,
-    types::{Amount, ClientId, Flag, Limit, Name, Prose, Skip, Timestamp},
+    types::{Amount, AttemptNumber, ClientId, Flag, Limit, Name, Prose, Skip, Timestamp},
 };
 use crate::queue::{
     Page,
     clients::{self, Change, Content},
-    jobs,
+    jobs::{self, Beat},
 };
+
+/// How many attempts a heartbeat may name.
+const MAX_NAMED: usize = 10_000;
 
 /// The operations on clients.
 #[derive(Clone)]
@@ -96,8 +101,25 @@ pub struct Noted {
 pub struct Alive {
     /// `ok`
     status: String,
-    /// All that it has claimed and not reported yet.
+    /// All that it has claimed and not reported yet; if it named attempts, those of them that are its own.
     attempts: Vec<Lease>,
+    /// Those that it named and that are over, or never were its own: it is to stop working on them.
+    over: Vec<AttemptName>,
+}
+
+/// That a client is alive, and what it knows of.
+#[derive(Debug, Deserialize, Object)]
+pub struct Pulse {
+    /// What it works on: only these leases are extended. Without it, those of all that it has claimed, also of what it does not know of any more.
+    #[oai(validator(max_items = 10000))]
+    attempts: Option<Vec<AttemptName>>,
+}
+
+/// Which attempt.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, Object)]
+pub struct AttemptName {
+    job_id: i64,
+    attempt: AttemptNumber,
 }
 
 impl From<clients::Client> for Client {
@@ -198,17 +220,33 @@ impl Api {
 
     /// Say that a client is alive
     ///
-    /// Extends the leases of all that it claimed, and says how each of them stands.
+    /// Extends the leases of all that it claimed, or of those attempts that it names, and says how each of them stands. A client that may have been restarted
+    /// names them: otherwise what it does not know of any more is kept from others for as long as it lives.
     #[oai(path = "/clients/:client_id/heartbeat", method = "post", operation_id = "client_heartbeat")]
     async fn heartbeat(
         &self,
         #[oai(scope = "Scope::Work")] caller: Caller,
         client_id: Path<String>,
+        body: OptionalBody<Pulse>,
     ) -> Result<Reply<Alive>, Refusal<NotFound>> {
+        let named = body.into_inner().and_then(|pulse| pulse.attempts);
+        if named.as_ref().is_some_and(|named| named.len() > MAX_NAMED) {
+            let msg = format!("must have at most {MAX_NAMED} attempts");
+            return Err(Error::invalid(vec!["body".into(), "attempts".into()], "out_of_range", msg).into());
+        }
         self.check(&caller, &client_id).await?;
         self.clients.heartbeat(&client_id).await?;
-        let attempts = self.jobs.heartbeat_of_client(&client_id).await?.into_iter().map(Lease::from).collect();
-        Ok(Reply(Alive { status: "ok".to_owned(), attempts }))
+        let left = match &named {
+            None => self.jobs.heartbeat_of_client(&client_id).await?,
+            Some(named) => {
+                let beat = |name: &AttemptName| Beat { job_id: name.job_id, number: name.attempt.get_i32(), ..Beat::default() };
+                self.jobs.heartbeats(&named.iter().map(beat).collect::<Vec<_>>(), Some(&client_id)).await?
+            }
+        };
+        let lives: HashSet<(i64, i32)> = left.iter().map(|left| (left.job_id, left.number)).collect();
+        let is_over = |name: &AttemptName| !lives.contains(&(name.job_id, name.attempt.get_i32()));
+        let over = named.unwrap_or_default().into_iter().filter(is_over).collect();
+        Ok(Reply(Alive { status: "ok".to_owned(), attempts: left.into_iter().map(Lease::from).collect(), over }))
     }
 
     /// Sign a client off

@@ -105,7 +105,7 @@ async fn every_schema_of_a_request_has_an_example_and_the_examples_are_accepted(
     );
     let attempt = async |what: &str, body: &str| api.post(&format!("/jobs/{job}/attempts/1/{what}"), example(body)).await.expect(200);
     same_fields(&attempt("heartbeat", "Heartbeat").await, "Lease");
-    same_fields(&api.post("/clients/gpu-node-1/heartbeat", json!({})).await.expect(200), "Alive");
+    same_fields(&api.post("/clients/gpu-node-1/heartbeat", example("Pulse")).await.expect(200), "Alive");
     same_fields(&api.get("/projects/1/stats").await.expect(200), "ProjectStats");
     same_fields(&attempt("complete", "Completion").await, "Attempt");
     same_fields(&api.post("/projects/1/retry", example("RetryMany")).await.expect(200), "Retried");

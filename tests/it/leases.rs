@@ -10,6 +10,8 @@ mod forgetting;
 mod heartbeats;
 mod held;
 mod leaving;
+mod pulse;
+mod tails;
 mod waiting;
 
 use serde_json::{Value, json};

@@ -1,10 +1,12 @@
 -- Extends the leases of attempts that live; no lease is extended any more once its client is to give up the job. Gives back what is left, for each.
 -- Their clients are alive, which is noted now and then, and first: clients' rows are locked before attempts'.
--- One array element an attempt: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's
+-- One array element an attempt: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's,
+-- $6 log tail or null; $7 only of this client, or null for any
 with beats as materialized (
-    select beat.job_id, beat.number, max(beat.progress) as progress, max(beat.message) as message, max(beat.lease_seconds) as lease_seconds
-    from unnest($1::bigint[], $2::integer[], $3::double precision[], $4::text[], $5::integer[])
-         as beat (job_id, number, progress, message, lease_seconds)
+    select beat.job_id, beat.number, max(beat.progress) as progress, max(beat.message) as message, max(beat.lease_seconds) as lease_seconds,
+           max(beat.log_tail) as log_tail
+    from unnest($1::bigint[], $2::integer[], $3::double precision[], $4::text[], $5::integer[], $6::text[])
+         as beat (job_id, number, progress, message, lease_seconds, log_tail)
     group by beat.job_id, beat.number
 ), alive as (
     update clients
@@ -13,7 +15,7 @@ with beats as materialized (
               select a.client_id
               from beats
               join attempts a on a.job_id = beats.job_id and a.number = beats.number
-              where a.ended_at is null
+              where a.ended_at is null and ($7::text is null or a.client_id = $7)
           )
       and (last_heartbeat < clock_timestamp() - interval '5 seconds' or not is_active)
     returning 1
@@ -21,7 +23,7 @@ with beats as materialized (
     select a.job_id, a.number
     from attempts a
     join beats on beats.job_id = a.job_id and beats.number = a.number
-    where a.ended_at is null and (select count(*) from alive) >= 0
+    where a.ended_at is null and ($7::text is null or a.client_id = $7) and (select count(*) from alive) >= 0
     order by a.job_id
     for no key update of a
 )
@@ -32,7 +34,8 @@ set lease_seconds = case when attempts.lease_seconds is not null then coalesce(b
         else clock_timestamp() + make_interval(secs => coalesce(beats.lease_seconds, attempts.lease_seconds))
     end,
     progress = coalesce(beats.progress, attempts.progress),
-    message = coalesce(beats.message, attempts.message)
+    message = coalesce(beats.message, attempts.message),
+    log_tail = coalesce(beats.log_tail, attempts.log_tail)
 from locked
 join beats on beats.job_id = locked.job_id and beats.number = locked.number
 where attempts.job_id = locked.job_id and attempts.number = locked.number and attempts.ended_at is null

@@ -93,6 +93,7 @@ pub struct Attempt {
     exit_code: Option<ExitCode>,
     /// Why it was released.
     reason: Option<Prose>,
+    /// The last lines that it wrote, as it ended or as its client said last.
     log_tail: Option<LogTail>,
     /// What the job became when the attempt ended.
     job_status: Option<JobStatus>,
@@ -126,6 +127,8 @@ pub struct Heartbeat {
     pub(super) progress: Option<Fraction>,
     /// How it goes, in a line.
     pub(super) message: Option<Line>,
+    /// The last lines that it wrote so far: kept if nothing is heard of it any more.
+    pub(super) log_tail: Option<LogTail>,
     /// How long the lease lasts from now on. Without it, as long as it was claimed for.
     pub(super) lease_seconds: Option<LeaseSeconds>,
 }
@@ -362,6 +365,7 @@ impl Heartbeat {
             number: number.get_i32(),
             progress: self.progress.map(|fraction| fraction.0),
             message: self.message.map(Line::into_string),
+            log_tail: self.log_tail.map(|tail| tail.0),
             lease_seconds: self.lease_seconds.map(LeaseSeconds::get_i32),
         }
     }

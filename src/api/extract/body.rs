@@ -97,13 +97,54 @@ impl<'a, T: Type + DeserializeOwned + Send, S: Size> ApiExtractor<'a> for Body<T
 
     async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
         check_type(request)?;
-        let context = Context::of(request);
-        let limit = S::of(context.limits());
-        let bytes = timeout_at(context.deadline().instant(), read(body.take()?.into(), limit, context.share())).await;
-        let bytes = bytes.map_err(|_| too_slow())??;
+        let bytes = receive::<S>(request, body).await?;
         let digest = request.headers().contains_key(IDEMPOTENCY_KEY).then(|| digest(request, &bytes));
         Ok(Self { value: parse(&bytes)?, digest, size: PhantomData })
     }
+}
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+pub struct OptionalBody<T>(Option<T>);
+
+impl<T> OptionalBody<T> {
+    /// What was sent, if anything was.
+    pub fn into_inner(self) -> Option<T> {
+        self.0
+    }
+}
+
+impl<'a, T: Type + DeserializeOwned + Send> ApiExtractor<'a> for OptionalBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Body::<T>::request_meta().map(|meta| MetaRequest { required: false, ..meta })
+    }
+
+    async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let bytes = receive::<Single>(request, body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        // Of nothing no type is asked.
+        check_type(request)?;
+        Ok(Self(Some(parse(&bytes)?)))
+    }
+}
+
+/// Reads a body in the time that the request has.
+async fn receive<S: Size>(request: &Request, body: &mut RequestBody) -> poem::Result<BytesMut> {
+    let context = Context::of(request);
+    let limit = S::of(context.limits());
+    let bytes = timeout_at(context.deadline().instant(), read(body.take()?.into(), limit, context.share())).await;
+    Ok(bytes.map_err(|_| too_slow())??)
 }
 
 fn digest(request: &Request, body: &[u8]) -> [u8; 32] {

@@ -6,7 +6,7 @@ mod idempotency;
 mod objects;
 mod text;
 
-pub use body::{Batch, Body, Limits};
+pub use body::{Batch, Body, Limits, OptionalBody};
 pub use caller::{Caller, SCHEMES, Scope};
 pub use idempotency::IdempotencyKey;
 pub use text::{Absent, FromText, Path, PathNames, Query};

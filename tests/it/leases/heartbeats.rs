@@ -57,9 +57,25 @@ async fn a_heartbeat_writes_no_index_unless_it_changes_how_long_the_lease_lasts(
         (after.0 - before.0, after.1 - before.1)
     };
     let same = beat(&|n| json!({"progress": n as f64 / BEATS as f64, "message": format!("step {n}"), "lease_seconds": 60})).await;
+    let tails = beat(&|n| json!({"log_tail": random(n, 8 * 1024)})).await;
     // One that meets a full page beside a reader's snapshot may have to move.
-    assert!(same.0 == BEATS && same.1 >= BEATS * 9 / 10, "expected that nearly all of {BEATS} write no index, not {same:?}");
+    for (written, what) in [(same, "progress"), (tails, "ends of logs")] {
+        assert!(
+            written.0 == BEATS && written.1 >= BEATS * 9 / 10,
+            "expected that nearly all of {BEATS} with {what} write no index, not {written:?}"
+        );
+    }
     let other = beat(&|n| json!({"lease_seconds": 61 + n})).await;
     assert_eq!(other, (BEATS, 0), "none of them: attempts_held_idx is for those with a lease");
     world.end().await;
+}
+
+/// Text of so many bytes that cannot be compressed to much less.
+fn random(seed: i64, bytes: usize) -> String {
+    let mut state = seed.unsigned_abs() + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + u8::try_from((state >> 33) % 95).expect("a letter"))
+    };
+    (0..bytes).map(|_| next()).collect()
 }

@@ -158,13 +158,15 @@ impl Outcome {
 }
 
 /// That a client is still at it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the fields are those of Attempt")]
 pub struct Beat {
     pub job_id: i64,
     pub number: i32,
     pub progress: Option<f64>,
     pub message: Option<String>,
+    /// The last lines so far.
+    pub log_tail: Option<String>,
     /// How long the lease lasts from now on, if not as before.
     pub lease_seconds: Option<i32>,
 }
@@ -204,7 +206,7 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::Stale`].
     pub async fn heartbeat(&self, beat: &Beat) -> Result<Left> {
-        if let Some(left) = self.heartbeats(std::slice::from_ref(beat)).await?.pop() {
+        if let Some(left) = self.heartbeats(std::slice::from_ref(beat), None).await?.pop() {
             return Ok(left);
         }
         let job = self.get(beat.job_id).await?;
@@ -212,15 +214,16 @@ impl Store {
         Err(stale(&attempt, job.attempt, job.status))
     }
 
-    /// Extends many leases. Those that are over are missing in what comes back.
-    pub async fn heartbeats(&self, beats: &[Beat]) -> Result<Vec<Left>> {
+    /// Extends many leases, or those of them that are this client's. What is over, or somebody else's, is missing in what comes back.
+    pub async fn heartbeats(&self, beats: &[Beat], client_id: Option<&str>) -> Result<Vec<Left>> {
         let jobs: Vec<i64> = beats.iter().map(|beat| beat.job_id).collect();
         let numbers: Vec<i32> = beats.iter().map(|beat| beat.number).collect();
         let progress: Vec<Option<f64>> = beats.iter().map(|beat| beat.progress).collect();
         let messages: Vec<Option<&str>> = beats.iter().map(|beat| beat.message.as_deref()).collect();
         let leases: Vec<Option<i32>> = beats.iter().map(|beat| beat.lease_seconds).collect();
+        let tails: Vec<Option<&str>> = beats.iter().map(|beat| beat.log_tail.as_deref()).collect();
         let client = self.database.client().await?;
-        let rows = sql::HEARTBEAT.all(&client, &[&jobs, &numbers, &progress, &messages, &leases]).await?;
+        let rows = sql::HEARTBEAT.all(&client, &[&jobs, &numbers, &progress, &messages, &leases, &tails, &client_id]).await?;
         Ok(rows.iter().map(left).collect())
     }
 
