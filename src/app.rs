@@ -20,7 +20,7 @@ use crate::{
     measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
     queue::{
-        Policy, Sweeper, Wire, clients,
+        Policy, Sweeper, Sweeps, Wire, clients,
         jobs::{self, Claims},
         projects,
     },
@@ -204,11 +204,13 @@ impl App {
             refuse.cancelled().await;
             sleep(settings.shutdown_timeout()).await;
         };
+        let sweeps = Arc::new(Sweeps::default());
         let sweeper = Sweeper {
             jobs: state.jobs.clone(),
             clients: clients::Store::new(state.database.clone(), state.jobs.bells().clone()),
             projects: projects::Store::new(state.database.clone(), state.jobs.bells().clone()),
             client_timeout_seconds: settings.client_timeout_seconds,
+            sweeps: sweeps.clone(),
             retention: Some(settings.retention_days).filter(|days| *days > 0.0).map(|days| Duration::from_secs_f64(days * 86_400.0)),
         };
         let measured = async {
@@ -216,7 +218,7 @@ impl App {
                 Some(listener) => {
                     http::serve(
                         listener,
-                        Metrics::of(state.clone(), connections, collector.clone()),
+                        Metrics::of(state.clone(), sweeps, connections, collector.clone()),
                         metrics::limits(),
                         None,
                         CancellationToken::new(),

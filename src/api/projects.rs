@@ -48,7 +48,8 @@ pub struct ProjectData {
 pub struct ProjectStats {
     /// How many jobs have which status.
     jobs: JobCounts,
-    /// For how many seconds the job that has been ready for longest has been so; null if none is ready.
+    /// For how many seconds the job that has been ready for longest has been so, of the first hundred of each task and priority (fewer, where there are hundreds
+    /// of those); null if none is ready.
     oldest_ready_seconds: Option<f64>,
     /// How many clients are alive. They work for all projects.
     live_clients: i64,

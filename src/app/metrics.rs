@@ -23,7 +23,7 @@ use crate::{
     measure::Gauge,
     postgres,
     queue::{
-        jobs,
+        Sweeps, jobs,
         projects::{self, Overview},
     },
     redis,
@@ -51,6 +51,7 @@ const MICROSECONDS: f64 = 1e6;
 pub(super) struct Metrics {
     state: api::State,
     projects: projects::Store,
+    sweeps: Arc<Sweeps>,
     connections: Gauge,
     collector: Option<Arc<Collector>>,
     process: Process,
@@ -61,9 +62,10 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn of(state: api::State, connections: Gauge, collector: Option<Arc<Collector>>) -> Self {
+    pub(super) fn of(state: api::State, sweeps: Arc<Sweeps>, connections: Gauge, collector: Option<Arc<Collector>>) -> Self {
         let projects = projects::Store::new(state.database.clone(), state.jobs.bells().clone());
-        Self { state, projects, connections, collector, process: Process::default(), seen: Mutex::default(), turn: Mutex::default() }
+        let (process, seen, turn) = (Process::default(), Mutex::default(), Mutex::default());
+        Self { state, projects, sweeps, connections, collector, process, seen, turn }
     }
 
     async fn text(&self) -> String {
@@ -74,6 +76,7 @@ impl Metrics {
         of_redis(&mut text, &self.state.redis.stats());
         of_postgres(&mut text, &self.state.database.stats());
         of_jobs(&mut text, &self.state.jobs.stats());
+        self.sweeps(&mut text);
         of_queue(&mut text, self.overview().await.as_ref());
         self.spans(&mut text);
         self.audit(&mut text);
@@ -119,6 +122,14 @@ impl Metrics {
         text.counter("whatsnext_keys_remembered_total", "Keys that this server knew to be right.").sample(&[], remembered);
         text.counter("whatsnext_keys_believed_total", "Keys that another server had verified.").sample(&[], believed);
         text.counter("whatsnext_argon2_refused_total", "Keys that were not looked at because too many were waiting.").sample(&[], busy);
+    }
+
+    fn sweeps(&self, text: &mut Text) {
+        let mut sweeps = text.counter(
+            "whatsnext_sweeps_total",
+            "What every server does now and then: ending leases, making jobs ready when their time comes, noticing silent clients, tidying up.",
+        );
+        sweeps.sample(&[("outcome", &"ok")], self.sweeps.done.get()).sample(&[("outcome", &"failed")], self.sweeps.failed.get());
     }
 
     fn spans(&self, text: &mut Text) {
@@ -218,8 +229,10 @@ fn of_queue(text: &mut Text, overview: Option<&Overview>) {
             jobs.sample(&[("project", &project.project_id), ("status", &status)], count);
         }
     }
-    let mut oldest =
-        text.gauge("whatsnext_project_oldest_ready_seconds", "For how long a project's oldest ready job has been ready; 0 if none is.");
+    let mut oldest = text.gauge(
+        "whatsnext_project_oldest_ready_seconds",
+        "For how long the oldest of a project's first ready jobs has been ready; 0 if none is.",
+    );
     for project in &overview.busiest {
         oldest.sample(&[("project", &project.project_id)], project.oldest_ready_seconds.unwrap_or(0.0));
     }

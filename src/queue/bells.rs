@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, mpsc},
     time::{sleep, timeout},
 };
@@ -45,6 +46,14 @@ pub(in crate::queue) struct Watch {
     watches: Watches,
 }
 
+/// Rings when it is dropped, so also if a request's client goes away and nobody waits any more for what the request does.
+#[must_use]
+pub(in crate::queue) struct Ringing<'a> {
+    bells: &'a Bells,
+    project_id: i64,
+    is_done: bool,
+}
+
 /// What was rung.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Rung {
@@ -62,6 +71,11 @@ impl Bells {
     pub fn ring(&self, project_id: i64) {
         self.ring_here(project_id);
         self.tell(|| Rung::Project(project_id));
+    }
+
+    /// There will be something to claim when what is begun now is done.
+    pub(in crate::queue) fn ring_after(&self, project_id: i64) -> Ringing<'_> {
+        Ringing { bells: self, project_id, is_done: false }
     }
 
     /// A client has more room than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
@@ -146,6 +160,29 @@ impl Drop for Watch {
             if of_client.get().is_empty() {
                 of_client.remove();
             }
+        }
+    }
+}
+
+impl Ringing<'_> {
+    /// It is done, or certainly was not.
+    pub(in crate::queue) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+/// How long after nobody waits for it any more the database may still do what it was sent. (Then it is told to stop, which may come too late.)
+const AFTERWARDS: Duration = Duration::from_millis(100);
+
+impl Drop for Ringing<'_> {
+    fn drop(&mut self) {
+        self.bells.ring(self.project_id);
+        if let (false, Ok(runtime)) = (self.is_done, Handle::try_current()) {
+            let (bells, project_id) = (self.bells.clone(), self.project_id);
+            runtime.spawn(async move {
+                sleep(AFTERWARDS).await;
+                bells.ring(project_id);
+            });
         }
     }
 }
@@ -288,5 +325,28 @@ mod tests {
         assert!(!here.has_rung(), "nobody waits there any more");
         drop((one, else_));
         assert!(lock(&bells.watches).is_empty(), "who waits no longer is forgotten");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_rings_when_it_is_given_up_and_once_more() {
+        let bells = Bells::default();
+        let bell = bells.hear(1);
+        bells.ring_after(1).done();
+        assert!(bell.has_rung(), "it was done");
+        sleep(AFTERWARDS * 2).await;
+        assert!(!bell.has_rung(), "and that was all");
+        let request = async {
+            let _ringing = bells.ring_after(1);
+            std::future::pending::<()>().await;
+        };
+        timeout(Duration::from_millis(1), request).await.expect_err("it never ends");
+        assert!(bell.has_rung(), "it may have been done");
+        timeout(Duration::from_secs(10), async {
+            while !bell.has_rung() {
+                bell.wait().await;
+            }
+        })
+        .await
+        .expect("it may have been done only then");
     }
 }

@@ -26,4 +26,4 @@ pub use bells::{Bells, Wire};
 pub use error::{Error, Result, Thing};
 pub use owner::Owner;
 pub use retry::{Policy, Retry};
-pub use sweeper::Sweeper;
+pub use sweeper::{Sweeper, Sweeps};

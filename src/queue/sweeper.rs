@@ -1,19 +1,21 @@
 //! What every server does now and then, whatever is asked of it. None leads: what one has locked the others pass over.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Error, clients,
+    Result, clients,
     jobs::{self, Pruned},
     projects,
 };
+use crate::measure::Counter;
 
 /// How long between two sweeps at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many times as long as a sweep took the next one waits, and how long at most: a lost client's jobs are offered again within five seconds of their leases.
+/// How many times as long as a sweep took that found little the next one waits, and how long at most: a lost client's jobs are offered again within five
+/// seconds of their leases.
 const SPARED: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(3);
 
@@ -40,6 +42,50 @@ pub struct Sweeper {
     pub client_timeout_seconds: u32,
     /// How long finished jobs are kept; nothing for ever.
     pub retention: Option<Duration>,
+    /// How that goes.
+    pub sweeps: Arc<Sweeps>,
+}
+
+/// How often something of it was done, or failed.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "the fields are what they say")]
+pub struct Sweeps {
+    pub done: Counter,
+    pub failed: Counter,
+}
+
+/// How one part of it goes. The log tells when it begins to fail, and when it goes well again.
+struct Part<'a> {
+    what: &'static str,
+    is_failing: bool,
+    sweeps: &'a Sweeps,
+}
+
+impl Part<'_> {
+    /// What was done, if it was.
+    fn note<T>(&mut self, done: Result<T>) -> Option<T> {
+        let was_failing = std::mem::replace(&mut self.is_failing, done.is_err());
+        match done {
+            Ok(done) => {
+                self.sweeps.done.one();
+                if was_failing {
+                    tracing::info!(what = self.what, "what is done now and then goes well again");
+                }
+                Some(done)
+            }
+            Err(error) => {
+                self.sweeps.failed.one();
+                let error: &dyn std::error::Error = &error;
+                match was_failing {
+                    true => tracing::debug!(error, what = self.what, "what is done now and then fails still"),
+                    false => {
+                        tracing::warn!(error, what = self.what, "what is done now and then failed; it is tried again until it does not")
+                    }
+                }
+                None
+            }
+        }
+    }
 }
 
 impl Sweeper {
@@ -48,15 +94,20 @@ impl Sweeper {
         tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on(), self.learn_on());
     }
 
+    fn part(&self, what: &'static str) -> Part<'_> {
+        Part { what, is_failing: false, sweeps: &self.sweeps }
+    }
+
     /// Walks by all jobs and forgets the old ones, at a pace that leaves the database to others. What cannot be forgotten is passed by, and tried again
     /// the next time round; the log tells of it once.
     async fn prune_on(&self) {
         let Some(age) = self.retention else { return };
         let mut after = 0;
         let (mut failing, mut told) = (HashSet::new(), HashSet::new());
+        let mut part = self.part("forgetting finished jobs");
         loop {
-            let pause = match self.jobs.prune(after, age).await {
-                Ok(Pruned { deleted, next, failures }) => {
+            let pause = match part.note(self.jobs.prune(after, age).await) {
+                Some(Pruned { deleted, next, failures }) => {
                     if deleted > 0 {
                         tracing::info!(deleted, "finished jobs were forgotten");
                     }
@@ -73,10 +124,7 @@ impl Sweeper {
                     }
                     if next.is_some() { STEP } else { ROUND }
                 }
-                Err(error) => {
-                    failed(&error);
-                    ROUND
-                }
+                None => ROUND,
             };
             sleep(pause).await;
         }
@@ -84,14 +132,17 @@ impl Sweeper {
 
     /// Takes back what leases that have ended were for.
     async fn sweep_on(&self) {
+        let mut part = self.part("taking jobs back whose leases have ended");
         loop {
             let began = Instant::now();
-            match self.jobs.sweep_leases().await {
-                Ok(swept) if swept.expired > 0 => tracing::info!(expired = swept.expired, "leases have ended"),
-                Ok(_) => {}
-                Err(error) => failed(&error),
+            let swept = part.note(self.jobs.sweep_leases().await).unwrap_or_default();
+            if swept.expired > 0 {
+                tracing::info!(expired = swept.expired, "leases have ended");
             }
-            // Where a sweep takes long, because nothing that ended can be vacuumed, the next one waits.
+            if swept.is_more {
+                continue;
+            }
+            // Where looking takes long, because nothing that ended can be vacuumed, the next one waits.
             let took = began.elapsed();
             sleep(INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST))).await;
         }
@@ -99,24 +150,22 @@ impl Sweeper {
 
     /// Makes jobs ready when their time comes.
     async fn wake_on(&self) {
+        let mut part = self.part("making jobs ready whose time has come");
         loop {
-            let next = self.jobs.sweep_due().await.unwrap_or_else(|error| {
-                failed(&error);
-                None
-            });
+            let next = part.note(self.jobs.sweep_due().await).flatten();
             // One that stays due is just being changed by somebody else.
             let seconds = next.map_or(INTERVAL.as_secs_f64(), |seconds| seconds.clamp(0.0, INTERVAL.as_secs_f64()));
-            sleep(Duration::from_secs_f64(seconds).max(PAUSE)).await;
+            sleep(PAUSE).await;
+            self.jobs.until_due(Duration::from_secs_f64(seconds).saturating_sub(PAUSE)).await;
         }
     }
 
     /// Sees to it that statements are planned for tables as large as they are.
     async fn learn_on(&self) {
+        let mut part = self.part("telling the planner of tables that grow");
         loop {
-            match self.jobs.refresh_statistics().await {
-                Ok(true) => tracing::debug!("tables have grown, and were analyzed"),
-                Ok(false) => {}
-                Err(error) => failed(&error),
+            if part.note(self.jobs.refresh_statistics().await).unwrap_or(false) {
+                tracing::debug!("tables have grown, and were analyzed");
             }
             sleep(INTERVAL).await;
         }
@@ -124,22 +173,14 @@ impl Sweeper {
 
     /// Looks for clients that fell silent, and forgets what need not be known any longer.
     async fn tidy_on(&self) {
+        let mut silent = self.part("noticing clients that fell silent");
+        let mut answers = self.part("forgetting what was answered to requests with an Idempotency-Key");
+        let mut counts = self.part("adding up how many jobs there are");
         loop {
-            for done in [
-                self.clients.deactivate_silent(self.client_timeout_seconds).await.map(drop),
-                self.jobs.tidy().await,
-                self.projects.compact_counts().await,
-            ] {
-                if let Err(error) = done {
-                    failed(&error);
-                }
-            }
+            silent.note(self.clients.deactivate_silent(self.client_timeout_seconds).await);
+            answers.note(self.jobs.tidy().await);
+            counts.note(self.projects.compact_counts().await);
             sleep(SILENCE).await;
         }
     }
-}
-
-fn failed(error: &Error) {
-    let error: &dyn std::error::Error = error;
-    tracing::debug!(error, "what is done now and then failed; the next time does what it left");
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Api, Json, Process, Server, TestDatabase};
+use crate::support::{Api, Json, Process, Server, TestDatabase, eventually, waiting_for_locks};
 
 async fn send(api: &Api, path: &str, key: &str, body: &Value) -> Json {
     let headers = [("idempotency-key", key), ("content-type", "application/json")];
@@ -58,7 +58,7 @@ async fn a_request_that_comes_again_is_answered_again_and_done_once() {
     // After a day it is forgotten, and done anew.
     let client = database.connect().await;
     client.execute("update submissions set created_at = now() - interval '25 hours'", &[]).await.unwrap();
-    crate::support::eventually("old answers are forgotten", || async {
+    eventually("old answers are forgotten", || async {
         client.query_one("select count(*) from submissions", &[]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
@@ -91,4 +91,32 @@ async fn of_the_same_request_at_once_one_is_done() {
         assert!(!done.is_empty() && done.iter().all(|answer| *answer == done[0]), "all that were answered got the same");
     }
     assert_eq!(api.get(&format!("/jobs?project_id={project}&limit=1")).await.header("x-total-count"), "1500");
+}
+
+/// What is being done cannot be answered yet, and is not done twice: whoever sends it again, to whatever server, is told to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_is_refused_while_it_is_being_done() {
+    let database = TestDatabase::new().await;
+    let (first, second) = (Server::start(&database).await, Server::start(&database).await);
+    let (project, task) = first.api.project_with_task("p").await;
+    let (mut locker, watcher) = (database.connect().await, database.connect().await);
+    let job = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}});
+    let holds = locker.transaction().await.unwrap();
+    holds.execute("select from tasks where id = $1 for update", &[&task]).await.unwrap();
+    let done = tokio::spawn({
+        let (api, job) = (first.api.clone(), job.clone());
+        async move { send(&api, "/jobs", "one", &job).await }
+    });
+    eventually("it waits for its task", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    for server in [&first, &second] {
+        let detail = send(&server.api, "/jobs", "one", &job).await.problem(409);
+        assert!(detail.contains("being done right now"), "{detail}");
+    }
+    holds.rollback().await.unwrap();
+    let done = done.await.unwrap().expect(201);
+    for server in [first, second] {
+        assert_eq!(send(&server.api, "/jobs", "one", &job).await.expect(201), done);
+        server.stop().await;
+    }
+    assert_eq!(watcher.query_one("select count(*) from jobs", &[]).await.unwrap().get::<_, i64>(0), 1);
 }

@@ -11,12 +11,18 @@ mod heartbeats;
 mod held;
 mod leaving;
 mod pulse;
+mod rack;
+mod retrying;
 mod tails;
+mod timely;
 mod waiting;
 
-use serde_json::{Value, json};
+use std::time::Instant;
 
-use crate::support::{Api, Server, TestDatabase, id};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::support::{Api, Server, TestDatabase, eventually, id};
 
 /// A server, a project with a task, and a registered client.
 struct World {
@@ -83,6 +89,20 @@ impl World {
     /// The ids of the jobs that a claim gives.
     async fn claim_ids(&self, claim: Value) -> Vec<i64> {
         self.claim(claim).await.iter().map(|claimed| id(&claimed["job"])).collect()
+    }
+
+    /// A claim of `node` that waits at this server, and is parked there: when it is answered, and with what.
+    async fn waiting(&self, api: &Api) -> JoinHandle<(Instant, Value)> {
+        let database = self.database.connect().await;
+        database.execute("update clients set last_heartbeat = now() - interval '1 minute' where id = 'node'", &[]).await.unwrap();
+        let (api, path) = (api.clone(), format!("/projects/{}/claims", self.project));
+        let waits = tokio::spawn(async move {
+            let claimed = api.post(&path, json!({"client_id": "node", "wait_seconds": 60})).await.expect(200);
+            (Instant::now(), claimed)
+        });
+        let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'node'";
+        eventually("the claim is parked", || async { database.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+        waits
     }
 
     /// Says something of an attempt.

@@ -1,15 +1,18 @@
--- Leases that have ended and were not given back by attempts/give_back.sql: what follows from them may reach other jobs. Those whose job somebody is just
--- changing are left to the next look.
--- $1 how many at most
+-- Locks the jobs of leases that have ended, in the order of their ids, until the transaction ends. Those whose job somebody is just changing are passed over:
+-- so servers that look at the same time share them. The leases are looked for first and by themselves: joined at once, they would be looked for by way of all
+-- jobs.
+-- $1 only jobs above this, $2 how many at most
 with late as materialized (
     select job_id, number
     from attempts
     where ended_at is null and lease_seconds is not null and lease_expires_at <= clock_timestamp()
-      and exists (select from jobs j where j.id = job_id and j.attempt = number and j.status in ('QUEUED', 'RUNNING'))
-    order by lease_expires_at
-    limit $1
 )
-select late.job_id, late.number
-from late
-join jobs j on j.id = late.job_id
-for no key update of j skip locked
+select locked.id as job_id, next.number
+from (select late.job_id, late.number from late where late.job_id > $1 order by late.job_id) as next
+cross join lateral (
+    select j.id
+    from jobs j
+    where j.id = next.job_id and j.attempt = next.number and j.status in ('QUEUED', 'RUNNING')
+    for no key update skip locked
+) as locked
+limit $2

@@ -10,11 +10,12 @@
 //! | [`claims`] | claims of registered clients, with leases, served together; waiting for jobs |
 //! | `handover` | putting back a claimed job that nobody received |
 //! | [`attempts`] | who has a job, until when, and what came of it |
-//! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`) |
+//! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`; `alarm` tells when) |
 //! | `explain` | what a job waits for |
 //! | `prune` | forgetting what was finished long ago |
 //! | `tally` | all of it in numbers |
 
+mod alarm;
 pub mod attempts;
 mod begin;
 mod claim;

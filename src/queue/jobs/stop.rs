@@ -44,9 +44,11 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn retry_all(&self, project_id: i64, status: Status, task_id: Option<i64>) -> Result<usize> {
-        let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await;
-        self.bells.ring(project_id);
-        retried.inspect(|count| self.tally.asked_again.add(*count as u64))
+        let ringing = self.bells.ring_after(project_id);
+        let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await?;
+        ringing.done();
+        self.tally.asked_again.add(retried as u64);
+        Ok(retried)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Dependencies, Filter, Job, Parent, Status,
+    alarm::Alarm,
     begin::Beginnings,
     plenty::Plenty,
     tally::{self, Tally},
@@ -28,6 +29,7 @@ pub struct Store {
     pub(super) plenty: Plenty,
     pub(super) beginnings: Beginnings,
     pub(super) bells: Bells,
+    pub(super) alarm: Arc<Alarm>,
     /// Of jobs by id, which never changes.
     pub(super) projects: Arc<Cache<i64, i64>>,
     pub(super) tally: Arc<Tally>,
@@ -41,7 +43,8 @@ impl Store {
     /// The bells are rung when there may be something to claim.
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
         let projects = Arc::new(Cache::new(REMEMBERED));
-        Self { database, policy, plenty: Plenty::default(), beginnings: Beginnings::default(), bells, projects, tally: Arc::default() }
+        let (plenty, beginnings) = (Plenty::default(), Beginnings::default());
+        Self { database, policy, plenty, beginnings, bells, alarm: Arc::default(), projects, tally: Arc::default() }
     }
 
     /// What is rung when there may be something to claim.

@@ -11,7 +11,7 @@ use crate::{
         query::{Params, graph, jobs as sql, projects, tasks},
         types::Json,
     },
-    queue::{Error, Result, Retry},
+    queue::{Error, Result, Retry, bells::Ringing},
 };
 
 impl Store {
@@ -52,18 +52,30 @@ impl Store {
         if once.is_none() && job.depends.is_empty() {
             // One statement is its own transaction.
             let client = self.database.client_for(project_id).await?;
+            let ringing = self.bells.ring_after(project_id);
             let created = create(&client, project_id, job).await;
             drop(client);
-            self.bells.ring(project_id);
+            self.added(&created, jobs, ringing);
             return Ok(Submitted::Now(self.explained(created, project_id, jobs).await?));
         }
         self.add(project_id, jobs, OnceOnly { work: Create { project_id, job }, once, render }).await
     }
 
     async fn add<W: Work<Error = Error>>(&self, project_id: i64, jobs: &[NewJob], work: W) -> Result<W::Output> {
+        let ringing = self.bells.ring_after(project_id);
         let added = self.database.transaction(&work).await;
-        self.bells.ring(project_id);
+        self.added(&added, jobs, ringing);
         self.explained(added, project_id, jobs).await
+    }
+
+    /// Tells those who wait for jobs, and those who wait for the time of jobs.
+    fn added<T>(&self, added: &Result<T>, jobs: &[NewJob], ringing: Ringing<'_>) {
+        if added.is_ok() {
+            ringing.done();
+        }
+        if let Some(due) = jobs.iter().filter_map(|job| job.not_before).min() {
+            self.alarm.set(due);
+        }
     }
 
     /// A constraint says only that a task is not the project's; which one, and whether it is the project that is missing, is asked then.

@@ -65,10 +65,11 @@ impl Store {
     /// [`Error::NotFound`], and those of the ask.
     pub(super) async fn transition<A: Ask>(&self, id: i64, ask: &A) -> Result<A::Output> {
         let project_id = self.project_of(id).await?;
-        let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await;
         // A job waits again, or another one waits no longer.
-        self.bells.ring(project_id);
-        done
+        let ringing = self.bells.ring_after(project_id);
+        let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await?;
+        ringing.done();
+        Ok(done)
     }
 }
 

@@ -28,8 +28,11 @@ impl Store {
         if change.project_id != project_id {
             return Err(Error::OtherProject(Thing::Job(id), change.project_id));
         }
+        let ringing = self.bells.ring_after(project_id);
         let updated = self.in_steps(|graph| Update { id, change, graph }).await;
-        self.bells.ring(project_id);
+        if updated.is_ok() {
+            ringing.done();
+        }
         match updated {
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
                 Err(Error::UnknownTask { project: change.project_id, task: change.job.task_id })

@@ -70,7 +70,8 @@ impl fmt::Display for Status {
 pub struct Stats {
     /// How many jobs have which status; those that no job has are missing.
     pub counts: BTreeMap<String, i64>,
-    /// How long ago the job became ready, or was last changed, that has been ready for longest.
+    /// How long ago the job became ready, or was last changed, that has been ready for longest, of the first hundred of each task and priority. (Where there
+    /// are more than a hundred of these, fewer of each are looked at, and of a thousand of them ten; of more, none.)
     pub oldest_ready_seconds: Option<f64>,
     /// How many clients are alive, which work for all projects.
     pub live_clients: i64,

@@ -18,6 +18,10 @@ const MANY: i64 = 16;
 /// How many rows of counts become few at once.
 const COMPACTED: i64 = 10_000;
 
+/// How many priorities of tasks, and about how many jobs, are looked at for the one that has been ready for longest.
+const PRIORITIES: i64 = 1000;
+const LOOKED_AT: i64 = 10_000;
+
 /// The projects.
 #[derive(Clone)]
 pub struct Store {
@@ -78,10 +82,11 @@ impl Store {
     /// [`Error::NotFound`], [`Error::NameTaken`].
     pub async fn update(&self, id: i64, content: &Content) -> Result<Project> {
         let client = self.database.client_for(id).await?;
+        // It may have been archived before.
+        let ringing = self.bells.ring_after(id);
         let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
         let project = row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))?;
-        // It may have been archived before.
-        self.bells.ring(id);
+        ringing.done();
         Ok(project)
     }
 
@@ -92,7 +97,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn stats(&self, id: i64) -> Result<Stats> {
         let client = self.database.client().await?;
-        let row = sql::STATS.maybe(&client, &[&id]).await?.ok_or(Error::NotFound(Thing::Project(id)))?;
+        let row = sql::STATS.maybe(&client, &[&id, &PRIORITIES, &LOOKED_AT]).await?.ok_or(Error::NotFound(Thing::Project(id)))?;
         Ok(Stats {
             counts: row.get::<_, Json<BTreeMap<String, i64>>>("counts").0,
             oldest_ready_seconds: row.get("oldest_ready_seconds"),
@@ -105,7 +110,7 @@ impl Store {
     pub async fn overview(&self, projects: i64) -> Result<Overview> {
         let client = self.database.client().await?;
         let totals = sql::TOTALS.one(&client, &[]).await?;
-        let busiest = sql::BUSIEST.all(&client, &[&projects]).await?;
+        let busiest = sql::BUSIEST.all(&client, &[&projects, &PRIORITIES, &LOOKED_AT]).await?;
         let busy = |row: &Row| Busy {
             project_id: row.get("project_id"),
             counts: row.get::<_, Json<BTreeMap<String, i64>>>("counts").0,

@@ -85,14 +85,15 @@ impl Store {
         let given = [command_template.is_some(), max_attempts.is_some(), backoff_seconds.is_some()];
         let params: Params<'_> =
             &[&id, name, &given[0], &template, required_cpu, required_accelerators, &given[1], &most, &given[2], &backoff];
+        // Its jobs may fit somebody then.
+        let ringing = self.bells.ring_after(owner);
         let row = sql::UPDATE.maybe(&client, params).await;
         let taken = |error| {
             let name = change.name.clone().unwrap_or_default();
             Error::on_constraint(error, "tasks_name_key", Error::NameTaken(Thing::TaskNamed(name)))
         };
         let task = row.map_err(taken)?.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))?;
-        // Its jobs may fit somebody now.
-        self.bells.ring(owner);
+        ringing.done();
         Ok(task)
     }
 

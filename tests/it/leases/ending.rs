@@ -14,6 +14,7 @@ async fn an_attempt_from_claim_to_result() {
     let started = world.say(job, 1, "start", json!({})).await.expect(200);
     assert_eq!((&started["status"], &started["client_id"], &started["cpu"]), (&json!("RUNNING"), &json!("node"), &json!(1)));
     assert_eq!(world.api.status(job).await, "RUNNING");
+    assert_eq!(world.say(job, 1, "start", json!({})).await.expect(200), started, "the answer got lost, and it comes again");
     let beat = world.say(job, 1, "heartbeat", json!({"progress": 0.5, "message": "epoch 5", "lease_seconds": 600})).await.expect(200);
     assert!(beat["lease_expires_at"].as_str() > started["lease_expires_at"].as_str(), "{beat} is later than {started}");
     assert_eq!(beat["cancel_requested"], false);
@@ -36,6 +37,11 @@ async fn an_attempt_from_claim_to_result() {
         world.say(job, attempt, "complete", json!({})).await.problem(status);
     }
     assert_eq!(world.attempt(job, 1).await, done, "nothing changed");
+    // Of a job that is deleted nothing is left.
+    assert_eq!(world.api.delete(&format!("/jobs/{child}")).await.status, 204);
+    for (what, body) in [("heartbeat", json!({})), ("start", json!({})), ("complete", json!({})), ("fail", json!({}))] {
+        world.say(child, 1, what, body).await.problem(404);
+    }
     world.end().await;
 }
 
@@ -48,6 +54,8 @@ async fn what_fails_is_tried_again_until_its_attempts_are_used_up() {
     assert_eq!(world.claim_ids(claim.clone()).await, [job]);
     let failed = world.say(job, 1, "fail", json!({"error": "out of memory", "exit_code": 137, "log_tail": "a"})).await.expect(200);
     assert_eq!((&failed["job_status"], &failed["exit_code"]), (&json!("PENDING"), &json!(137)));
+    let again = world.say(job, 1, "fail", json!({"error": "another", "exit_code": 1})).await.expect(200);
+    assert_eq!(again, failed, "the answer got lost, and it comes again");
 
     // Preempted: the attempt does not count.
     assert_eq!(world.claim_ids(claim.clone()).await, [job]);

@@ -1,6 +1,10 @@
-//! What is told of a job.
+//! What is told of a job, and of a project.
 
 use serde_json::{Value, json};
+use whatsnext::{
+    postgres::query::projects::{BUSIEST, STATS},
+    queue::{Bells, projects},
+};
 
 use super::World;
 use crate::support::eventually;
@@ -73,5 +77,48 @@ async fn a_project_says_how_it_stands() {
     assert_eq!(stats().await["jobs"], expected);
     world.api.delete(&format!("/projects/{}", world.project)).await;
     world.api.get(&format!("/projects/{}/stats", world.project)).await.problem(404);
+    world.end().await;
+}
+
+/// What is tried again and is ready only now stands before what has been ready for days.
+#[tokio::test]
+async fn the_oldest_ready_job_need_not_be_the_next() {
+    let world = World::new().await;
+    let (first, waits) = (world.job("first").await, world.job("waits").await);
+    let database = world.database.connect().await;
+    database.execute("update jobs set updated_at = now() - interval '3 days' where id = $1", &[&waits]).await.unwrap();
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [first]);
+    world.say(first, 1, "fail", json!({"error": "e"})).await.expect(200);
+    let store = projects::Store::new(world.database.database(), Bells::default());
+    let days = 3.0 * 86_400.0;
+    let told = world.api.get(&format!("/projects/{}/stats", world.project)).await.expect(200);
+    let told = [told["oldest_ready_seconds"].as_f64().unwrap(), store.overview(10).await.unwrap().busiest[0].oldest_ready_seconds.unwrap()];
+    assert!(told.iter().all(|told| (days..days + 60.0).contains(told)), "expected three days, not {told:?} s");
+    world.end().await;
+}
+
+/// However many priorities and jobs there are.
+#[tokio::test]
+async fn how_a_project_stands_is_told_by_looking_at_few_of_its_jobs() {
+    let world = World::new().await;
+    let database = world.database.connect().await;
+    let jobs = "insert into jobs (project_id, task_id, name, parameters, status, priority, unmet)
+                select $1, $2, 'j', '{}', 'PENDING', case when n <= 6000 then n else 0 end, 0 from generate_series(1, 20000) as n";
+    database.execute(jobs, &[&world.project, &world.task]).await.unwrap();
+    database.batch_execute("analyze; set enable_seqscan = off; set enable_bitmapscan = off").await.unwrap();
+    for (query, first) in [(STATS, world.project), (BUSIEST, 100)] {
+        let counted = async |what: &str| {
+            let sql = format!("select pg_stat_get_xact_{what}('jobs_ready_idx'::regclass)");
+            database.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        database.batch_execute("begin").await.unwrap();
+        let before = (counted("numscans").await, counted("tuples_returned").await);
+        let row = database.query_one(query.sql, &[&first, &1000_i64, &10_000_i64]).await.unwrap();
+        assert!(row.get::<_, Option<f64>>("oldest_ready_seconds").is_some(), "{} tells it", query.name);
+        let (looks, read) = (counted("numscans").await - before.0, counted("tuples_returned").await - before.1);
+        database.batch_execute("rollback").await.unwrap();
+        assert!(looks <= 2_100, "{}: expected a look or two for each of a thousand priorities, not {looks}", query.name);
+        assert!(read <= 12_000, "{}: expected ten thousand jobs at most, not {read}", query.name);
+    }
     world.end().await;
 }

@@ -2,6 +2,7 @@
 
 mod deployed;
 mod scrape;
+mod sweeps;
 mod waiting;
 
 use std::time::Duration;

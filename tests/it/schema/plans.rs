@@ -26,7 +26,6 @@ const DONE: &str = "
 /// Those that read a whole index, or a whole table, and should.
 const WHOLE: &[(&str, &str)] = &[
     ("attempts/expired", "looks at all leases that run"),
-    ("attempts/give_back", "looks at all leases that run"),
     ("graph/detach_task", "takes what many jobs have"),
     ("jobs/due", "takes the first that are due"),
     ("jobs/list", "counts all jobs"),

@@ -72,9 +72,10 @@ impl Store {
     /// Nothing is asked of other jobs but a count, so this does without asking what the job is to become.
     async fn complete(&self, job_id: i64, number: i32, result: Option<Box<RawValue>>, log_tail: Option<String>) -> Result<Attempt> {
         let project_id = self.project_of(job_id).await?;
-        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await?;
         // Its children may be ready.
-        self.bells.ring(project_id);
+        let ringing = self.bells.ring_after(project_id);
+        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await?;
+        ringing.done();
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
         match completed {
             Some(attempt) => {
