@@ -19,12 +19,12 @@ use std::{
 use serde_json::json;
 
 use crate::support::{Api, id, within};
-use check::{State, check};
+use check::{State, check, unseen};
 use clients::Clients;
 use faults::{FAULTS, Fleet};
-use log::{Event, Log, Operation, Outcome};
+use log::{Ending, Event, Log, Operation, Outcome};
 use random::Random;
-use workload::{CPUS, clients_of};
+use workload::{ACCELERATORS, CPUS, clients_of};
 use world::{Guard, Scene, Stage, World};
 
 const CROWDS: [&str; 3] = ["red", "green", "blue"];
@@ -36,16 +36,17 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
-/// Makes a project with tasks of 1, 2 and 3 CPUs, registers clients, and sets the scene in a folder.
+/// Makes a project with tasks of 1, 2 and 3 CPUs and one that needs an accelerator, registers clients, and sets the scene in a folder.
 async fn prepare(api: &Api, folder: &Path, servers: Vec<String>, clients: &[String]) -> Scene {
     let project = id(&api.post("/projects", json!({"name": "history"})).await.expect(201));
     let mut tasks = Vec::new();
-    for cpu in 1..=3 {
-        let task = json!({"name": format!("{cpu} cpus"), "project_id": project, "required_cpu": cpu});
+    for (cpu, accelerators) in [(1, 0), (2, 0), (3, 0), (1, 1)] {
+        let name = format!("{cpu} cpus, {accelerators} accelerators");
+        let task = json!({"name": name, "project_id": project, "required_cpu": cpu, "required_accelerators": accelerators});
         tasks.push(id(&api.post("/tasks", task).await.expect(201)));
     }
     for client in clients {
-        let client = json!({"id": client, "name": client, "entity": "lab", "available_cpu": CPUS, "available_accelerators": 0});
+        let client = json!({"id": client, "name": client, "entity": "lab", "available_cpu": CPUS, "available_accelerators": ACCELERATORS});
         api.post("/clients/register", client).await.expect(201);
     }
     let scene = Scene { servers, project, tasks, stage: Stage::Busy };
@@ -66,12 +67,15 @@ fn summary(history: &[Event]) -> String {
             matches!(event.operation, Operation::Retry { .. } | Operation::RetryAll { .. }) && !matches!(event.outcome, Outcome::Refused(_))
         }),
     ];
-    let [cancelled, deleted] = [
+    let [completed, begun, beaten, cancelled, deleted] = [
+        count(|event| event.outcome == Outcome::Accepted && matches!(event.operation, Operation::Report { ending: Ending::Complete, .. })),
+        count(|event| matches!((&event.operation, &event.outcome), (Operation::Start { .. }, Outcome::Extended { .. }))),
+        count(|event| matches!(event.outcome, Outcome::Extended { .. } | Outcome::Beaten { .. })),
         count(|event| matches!((&event.operation, &event.outcome), (Operation::Cancel { .. }, Outcome::Became { .. }))),
         count(|event| matches!((&event.operation, &event.outcome), (Operation::Delete { .. }, Outcome::Accepted))),
     ];
     format!(
-        "{} operations: {submitted} jobs submitted, {fetched} fetched, {accepted} reports accepted, {stale} too late, {cancelled} cancelled, {again} retries, \
+        "{} operations: {submitted} jobs submitted, {fetched} fetched, {begun} begun, {beaten} times extended, {accepted} reports accepted ({completed} completions), {stale} too late, {cancelled} cancelled, {again} retries, \
          {deleted} deleted, {unknown} unknown",
         history.len()
     )
@@ -112,6 +116,8 @@ async fn nothing_is_lost_or_done_twice_while_everything_breaks() {
     }
     let what = format!("seed {seed}, {} faults {counts:?}, {}", faults.len(), summary(&history));
     assert!(wrong.is_empty(), "expected a history that can have happened; {what}:\n{}", wrong.join("\n"));
+    let unseen = unseen(&history);
+    assert!(unseen.is_empty(), "expected that clients got something done; {what}:\n{}", unseen.join("\n"));
     assert!(done.is_ok(), "expected everything to be done within {PATIENCE:?}; {what}");
     eprintln!("nothing wrong: {what}");
 }

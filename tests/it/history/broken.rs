@@ -38,7 +38,11 @@ impl Teller {
 
     /// Submits jobs of one CPU that wait for these. Returns their ids, or none if they were refused.
     async fn submit(&mut self, names: &[&str], parents: &[i64], key: Option<&str>) -> Vec<i64> {
-        let new = |name: &&str| New { name: (*name).to_owned(), task: self.tasks[0], parents: parents.to_vec(), max_attempts: 3 };
+        self.submit_to(self.tasks[0], names, parents, key).await
+    }
+
+    async fn submit_to(&mut self, task: i64, names: &[&str], parents: &[i64], key: Option<&str>) -> Vec<i64> {
+        let new = |name: &&str| New { name: (*name).to_owned(), task, parents: parents.to_vec(), max_attempts: 3 };
         let submit = Operation::Submit { jobs: names.iter().map(new).collect(), key: key.map(ToOwned::to_owned) };
         match self.ask(submit).await {
             Outcome::Submitted(ids) => ids,
@@ -98,6 +102,24 @@ impl Teller {
         self.report(one.as_ref(), Ending::Complete).await;
         self.report(other.as_ref(), Ending::Complete).await;
 
+        // Begun, kept by name, and forgotten by who was started again.
+        self.submit(&["known", "forgotten"], &[], None).await;
+        let (known, forgotten) = (self.claim("one").await, self.claim("one").await);
+        if let (Some(known), Some(forgotten)) = (&known, &forgotten) {
+            let names = [known, forgotten].map(|offer| (offer.job, offer.attempt));
+            self.ask(Operation::Start { job: known.job, attempt: known.attempt }).await;
+            self.ask(Operation::Pulse { client: "one".to_owned(), named: None }).await;
+            for _ in 0..6 {
+                sleep(LEASE / 2).await;
+                self.ask(Operation::Pulse { client: "one".to_owned(), named: Some(names[..1].to_vec()) }).await;
+            }
+            let other = self.claim("other").await;
+            self.ask(Operation::Pulse { client: "one".to_owned(), named: Some(names.to_vec()) }).await;
+            self.report(other.as_ref(), Ending::Complete).await;
+        }
+        self.report(known.as_ref(), Ending::Complete).await;
+        self.clear_up().await;
+
         // Given back for nothing, then because it cannot be run.
         self.submit_one("restless").await;
         for ending in [Ending::Release, Ending::Decline, Ending::Complete] {
@@ -132,6 +154,13 @@ impl Teller {
         }
         for offer in offers {
             self.report(Some(&offer), Ending::Complete).await;
+        }
+        self.clear_up().await;
+        let task = self.tasks[3];
+        self.submit_to(task, &["fast", "faster"], &[], None).await;
+        let (fast, faster) = (self.claim("one").await, self.claim("one").await);
+        for offer in [fast, faster] {
+            self.report(offer.as_ref(), Ending::Complete).await;
         }
         self.clear_up().await;
 
@@ -231,6 +260,11 @@ async fn broken_queues_are_caught() {
             "after it had been cancelled.",
         ),
         ("what clients hold is not counted", before!("insert", "attempts", "new.cpu := 0;"), "has 4 CPUs and held 5 from"),
+        (
+            "what clients hold of accelerators is not counted",
+            before!("insert", "attempts", "new.accelerators := 0;"),
+            "has 1 accelerators and held 2 from",
+        ),
         ("nothing is deleted", "create rule broken as on delete to jobs do instead nothing;", "was deleted, and is there in the end."),
         (
             "what is fetched is not noted",

@@ -17,7 +17,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_postgres::Client;
 
-use super::log::{Ending, Event, New, Offer, Operation, Outcome};
+use super::log::{Ending, Event, Lease, New, Offer, Operation, Outcome};
 
 /// What is in the database in the end.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +26,14 @@ pub(super) struct State {
     /// By job and number.
     pub(super) attempts: BTreeMap<(i64, i32), Attempt>,
     /// What each client has.
-    pub(super) clients: BTreeMap<String, i64>,
+    pub(super) clients: BTreeMap<String, Room>,
+}
+
+/// What a client has, or a task needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) cpu: i64,
+    pub(super) accelerators: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -46,7 +53,7 @@ pub(super) struct Attempt {
     pub(super) client: Option<String>,
     pub(super) status: String,
     /// What its task needs.
-    pub(super) cpu: i64,
+    pub(super) needs: Room,
     pub(super) claimed_at: DateTime<Utc>,
     pub(super) ended_at: Option<DateTime<Utc>>,
     pub(super) lease_expires_at: Option<DateTime<Utc>>,
@@ -72,7 +79,8 @@ impl State {
             };
             state.jobs.insert(row.get("id"), job);
         }
-        let attempts = "select job_id, number, client_id, a.status, t.required_cpu::bigint as cpu, claimed_at, ended_at, lease_expires_at, reason, job_status
+        let attempts = "select job_id, number, client_id, a.status, t.required_cpu::bigint as need_cpu,
+                               t.required_accelerators::bigint as need_accelerators, claimed_at, ended_at, lease_expires_at, reason, job_status
                         from attempts a
                         join jobs j on j.id = a.job_id
                         join tasks t on t.id = j.task_id";
@@ -80,7 +88,7 @@ impl State {
             let attempt = Attempt {
                 client: row.get("client_id"),
                 status: row.get("status"),
-                cpu: row.get("cpu"),
+                needs: Room { cpu: row.get("need_cpu"), accelerators: row.get("need_accelerators") },
                 claimed_at: row.get("claimed_at"),
                 ended_at: row.get("ended_at"),
                 lease_expires_at: row.get("lease_expires_at"),
@@ -89,8 +97,9 @@ impl State {
             };
             state.attempts.insert((row.get("job_id"), row.get("number")), attempt);
         }
-        for row in client.query("select id, available_cpu::bigint as cpu from clients", &[]).await.unwrap() {
-            state.clients.insert(row.get("id"), row.get("cpu"));
+        let clients = "select id, available_cpu::bigint as cpu, available_accelerators::bigint as accelerators from clients";
+        for row in client.query(clients, &[]).await.unwrap() {
+            state.clients.insert(row.get("id"), Room { cpu: row.get("cpu"), accelerators: row.get("accelerators") });
         }
         state
     }
@@ -106,7 +115,31 @@ pub(super) fn check(history: &[Event], state: &State) -> Vec<String> {
     let check = Check { history, state };
     let jobs = [check.lost(), check.unasked(), check.repeated(), check.parents(), check.stopped(), check.cancelled(), check.deleted()];
     let attempts = [check.numbers(), check.completions(), check.resources(), check.leases(), check.fetched(), check.budgets()];
-    jobs.into_iter().chain(attempts).flatten().collect()
+    jobs.into_iter().chain(attempts).chain([check.pulses()]).flatten().collect()
+}
+
+/// What too little was seen of in a history for it to tell anything: where all is unknown, nothing is wrong.
+pub(super) fn unseen(history: &[Event]) -> Vec<String> {
+    let check = Check { history, state: &State::default() };
+    let accepted = |endings: &[Ending]| check.accepted().filter(|(.., ending)| endings.contains(ending)).count();
+    let answered = |is_it: fn(&Operation, &Outcome) -> bool| history.iter().filter(|event| is_it(&event.operation, &event.outcome)).count();
+    let seen = [
+        ("completions", accepted(&[Ending::Complete]), 30),
+        ("failures", accepted(&[Ending::Fail, Ending::GiveUp]), 3),
+        ("releases", accepted(&[Ending::Release, Ending::Decline]), 3),
+        ("beginnings", answered(|asked, told| matches!((asked, told), (Operation::Start { .. }, Outcome::Extended { .. }))), 10),
+        ("heartbeats", answered(|asked, told| matches!((asked, told), (Operation::Beat { .. }, Outcome::Extended { .. }))), 3),
+        ("heartbeats of clients", answered(|_, told| matches!(told, Outcome::Beaten { .. })), 3),
+        ("cancellations", answered(|asked, told| matches!((asked, told), (Operation::Cancel { .. }, Outcome::Became { .. }))), 3),
+        (
+            "reports that came too late",
+            answered(|asked, told| matches!((asked, told), (Operation::Report { .. }, Outcome::Refused(409)))),
+            1,
+        ),
+        ("fetched jobs", answered(|_, told| matches!(told, Outcome::Fetched(Some(_)))), 3),
+    ];
+    let few = seen.into_iter().filter(|(_, count, least)| count < least);
+    few.map(|(what, count, least)| format!("Of {what} there were only {count}, and {least} are expected.")).collect()
 }
 
 struct Check<'a> {
@@ -150,6 +183,20 @@ impl<'a> Check<'a> {
             _ => None,
         });
         self.offers().map(|(event, to, offer)| Given { event, to, job: offer.job, attempt: Some(offer.attempt) }).chain(fetched)
+    }
+
+    /// Leases that were extended, or attempts that need not be extended because they are to be given up.
+    fn extended(&self) -> impl Iterator<Item = (&'a Event, Lease)> {
+        self.history.iter().flat_map(|event| {
+            let leases = match (&event.operation, &event.outcome) {
+                (Operation::Beat { job, attempt } | Operation::Start { job, attempt }, Outcome::Extended { until, cancel_requested }) => {
+                    vec![Lease { job: *job, attempt: *attempt, until: *until, cancel_requested: *cancel_requested }]
+                }
+                (_, Outcome::Beaten { leases, .. }) => leases.clone(),
+                _ => Vec::new(),
+            };
+            leases.into_iter().map(move |lease| (event, lease))
+        })
     }
 
     /// Reports that were accepted.

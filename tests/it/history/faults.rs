@@ -172,11 +172,13 @@ impl Fleet {
         tokio::task::spawn_blocking(move || stores.wait()).await.unwrap().unwrap();
     }
 
-    /// Nobody can write jobs for longer than a request waits for a connection.
+    /// Nobody can write jobs, until who only wants to read waits for a connection in vain, and for a while after that.
     async fn fill_the_pools(&self) {
         let mut client = self.connect().await;
         let transaction = client.transaction().await.unwrap();
         transaction.batch_execute("lock table jobs in exclusive mode").await.unwrap();
+        let is_full = async || self.api().try_get("/projects?limit=1").await == Some(503);
+        within(PATIENCE, "all connections of the first server are in use", is_full).await;
         sleep(LEASE * 2).await;
         transaction.rollback().await.unwrap();
     }

@@ -42,9 +42,19 @@ pub(super) enum Operation {
     },
     /// As the published client does, which says nothing of itself and hears nothing of attempts.
     Fetch,
+    /// The client begins.
+    Start {
+        job: i64,
+        attempt: i32,
+    },
     Beat {
         job: i64,
         attempt: i32,
+    },
+    /// One heartbeat for all that a client has, or for what it names: jobs and attempts.
+    Pulse {
+        client: String,
+        named: Option<Vec<(i64, i32)>>,
     },
     Report {
         job: i64,
@@ -119,10 +129,15 @@ pub(super) enum Outcome {
     Submitted(Vec<i64>),
     Claimed(Vec<Offer>),
     Fetched(Option<i64>),
-    /// A heartbeat was accepted.
+    /// A heartbeat, or a beginning, was accepted.
     Extended {
         until: DateTime<Utc>,
         cancel_requested: bool,
+    },
+    /// A heartbeat of a client was accepted: what it has, and what it named and has not.
+    Beaten {
+        leases: Vec<Lease>,
+        over: Vec<(i64, i32)>,
     },
     /// What was wanted was done.
     Accepted,
@@ -143,6 +158,15 @@ pub(super) struct Offer {
     pub(super) job: i64,
     pub(super) attempt: i32,
     pub(super) lease_expires_at: DateTime<Utc>,
+}
+
+/// An attempt whose lease was extended, if it need not be given up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Lease {
+    pub(super) job: i64,
+    pub(super) attempt: i32,
+    pub(super) until: DateTime<Utc>,
+    pub(super) cancel_requested: bool,
 }
 
 /// A line of a log.

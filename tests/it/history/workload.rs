@@ -13,6 +13,7 @@ use super::{
 
 /// What each client has.
 pub(super) const CPUS: u64 = 4;
+pub(super) const ACCELERATORS: u64 = 1;
 
 /// How long the lease of what is fetched lasts at the server that gives one.
 pub(super) const FETCH_LEASE_SECONDS: u64 = 2;
@@ -98,7 +99,7 @@ impl Crowd {
             match self.world.ask(&mut random, claim).await {
                 Outcome::Claimed(offers) => {
                     for offer in offers {
-                        self.run_job(&offer, &mut random).await;
+                        self.run_job(&client, &offer, &mut random).await;
                     }
                 }
                 _ => sleep(random.milliseconds(20, 100)).await,
@@ -107,9 +108,12 @@ impl Crowd {
     }
 
     /// Does a job, or something else with it.
-    async fn run_job(&self, offer: &Offer, random: &mut Random) {
+    async fn run_job(&self, client: &str, offer: &Offer, random: &mut Random) {
         let (world, job, attempt) = (&self.world, offer.job, offer.attempt);
         let report = |ending| Operation::Report { job, attempt, ending };
+        if random.below(2) == 0 {
+            world.ask(random, Operation::Start { job, attempt }).await;
+        }
         let fate = if world.is_busy() { random.below(100) } else { 0 };
         match fate {
             0..45 => drop(world.ask(random, report(Ending::Complete)).await),
@@ -117,9 +121,9 @@ impl Crowd {
             45..58 => {
                 for _ in 0..3 {
                     sleep(LEASE / 2).await;
-                    match world.ask(random, Operation::Beat { job, attempt }).await {
-                        Outcome::Extended { cancel_requested: false, .. } => {}
-                        Outcome::Extended { .. } if random.below(2) == 0 => {
+                    match self.beat(client, job, attempt, random).await {
+                        Some(false) => {}
+                        Some(true) if random.below(2) == 0 => {
                             world.ask(random, report(Ending::Release)).await;
                             return;
                         }
@@ -147,6 +151,25 @@ impl Crowd {
                 let claim = Operation::Claim { client: format!("{}-{KILLED}", self.name), most: 3 };
                 let _ = timeout(random.milliseconds(0, 30), world.ask(&mut random.fork(), claim)).await;
             }
+        }
+    }
+
+    /// Says that it is at it, in one of the ways that there are. Returns whether it is to give up, if it still has the job.
+    async fn beat(&self, client: &str, job: i64, attempt: i32, random: &mut Random) -> Option<bool> {
+        let named = match random.below(4) {
+            0 => None,
+            // What else it was given it has forgotten, as one that was started again.
+            1 => Some(vec![(job, attempt)]),
+            _ => match self.world.ask(random, Operation::Beat { job, attempt }).await {
+                Outcome::Extended { cancel_requested, .. } => return Some(cancel_requested),
+                _ => return None,
+            },
+        };
+        match self.world.ask(random, Operation::Pulse { client: client.to_owned(), named }).await {
+            Outcome::Beaten { leases, .. } => {
+                leases.iter().find(|lease| (lease.job, lease.attempt) == (job, attempt)).map(|lease| lease.cancel_requested)
+            }
+            _ => None,
         }
     }
 

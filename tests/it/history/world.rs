@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    log::{Ending, Log, Offer, Operation, Outcome},
+    log::{Ending, Lease, Log, Offer, Operation, Outcome},
     random::Random,
 };
 
@@ -46,7 +46,7 @@ pub(super) enum Stage {
 pub(super) struct Scene {
     pub(super) servers: Vec<String>,
     pub(super) project: i64,
-    /// Tasks that need 1, 2, 3 … CPUs.
+    /// Tasks that need 1, 2 and 3 CPUs, and one that needs a CPU and an accelerator.
     pub(super) tasks: Vec<i64>,
     pub(super) stage: Stage,
 }
@@ -139,6 +139,12 @@ impl World {
                 post(format!("/projects/{project}/claims"), claim)
             }
             Operation::Fetch => Some((Method::GET, format!("/projects/{project}/fetch_job?available_cpu=3"), Value::Null)),
+            Operation::Start { job, attempt } => post(format!("/jobs/{job}/attempts/{attempt}/start"), Value::Null),
+            Operation::Pulse { client, named } => {
+                let name = |(job, attempt): &(i64, i32)| json!({"job_id": job, "attempt": attempt});
+                let body = named.as_ref().map(|named| json!({"attempts": named.iter().map(name).collect::<Vec<_>>()}));
+                post(format!("/clients/{client}/heartbeat"), body.unwrap_or(Value::Null))
+            }
             Operation::Beat { job, attempt } => post(format!("/jobs/{job}/attempts/{attempt}/heartbeat"), json!({})),
             Operation::Report { job, attempt, ending } => {
                 let attempt = match self.guard {
@@ -177,6 +183,7 @@ impl World {
 fn understood(operation: &Operation, body: &str) -> Outcome {
     let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() };
     let until = |value: &Value| value["lease_expires_at"].as_str().unwrap().parse().unwrap();
+    let is_cancelled = |value: &Value| value["cancel_requested"].as_bool().unwrap();
     let attempt = |value: &Value| i32::try_from(value["attempt"].as_i64().unwrap()).unwrap();
     match operation {
         Operation::Submit { jobs, .. } if jobs.len() == 1 => Outcome::Submitted(vec![body["id"].as_i64().unwrap()]),
@@ -190,7 +197,23 @@ fn understood(operation: &Operation, body: &str) -> Outcome {
             Outcome::Claimed(body["jobs"].as_array().unwrap().iter().map(offer).collect())
         }
         Operation::Fetch => Outcome::Fetched(body["job"]["id"].as_i64()),
-        Operation::Beat { .. } => Outcome::Extended { until: until(&body), cancel_requested: body["cancel_requested"].as_bool().unwrap() },
+        Operation::Start { .. } | Operation::Beat { .. } => {
+            Outcome::Extended { until: until(&body), cancel_requested: is_cancelled(&body) }
+        }
+        Operation::Pulse { .. } => {
+            let job = |value: &Value| value["job_id"].as_i64().unwrap();
+            let lease = |value: &Value| Lease {
+                job: job(value),
+                attempt: attempt(value),
+                until: until(value),
+                cancel_requested: is_cancelled(value),
+            };
+            let all = |name: &str| body[name].as_array().unwrap().clone();
+            Outcome::Beaten {
+                leases: all("attempts").iter().map(lease).collect(),
+                over: all("over").iter().map(|name| (job(name), attempt(name))).collect(),
+            }
+        }
         Operation::Cancel { .. } | Operation::Retry { .. } => {
             Outcome::Became { status: body["status"].as_str().unwrap().to_owned(), attempt: attempt(&body) }
         }

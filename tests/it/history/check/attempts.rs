@@ -79,19 +79,61 @@ impl Check<'_> {
     /// At no time do a client's attempts hold more than it has.
     pub(super) fn resources(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (client, has) in &self.state.clients {
+        let kinds: [(&str, fn(&Room) -> i64); 2] = [("CPUs", |room| room.cpu), ("accelerators", |room| room.accelerators)];
+        for ((client, room), (kind, of)) in self.state.clients.iter().flat_map(|client| kinds.map(|kind| (client, kind))) {
             let mut changes = Vec::new();
             for ((job, _), attempt) in self.state.attempts.iter().filter(|(_, attempt)| attempt.client.as_ref() == Some(client)) {
-                changes.push((attempt.claimed_at, attempt.cpu, *job));
-                changes.extend(attempt.ended_at.map(|ended| (ended, -attempt.cpu, *job)));
+                changes.push((attempt.claimed_at, of(&attempt.needs), *job));
+                changes.extend(attempt.ended_at.map(|ended| (ended, -of(&attempt.needs), *job)));
             }
             // What ends is free for what begins at the same time.
             changes.sort_unstable();
-            let mut held = 0;
-            for (at, cpu, job) in changes {
-                held += cpu;
-                if cpu > 0 && held > *has {
-                    wrong.push(format!("Client {client} has {has} CPUs and held {held} from {at} on, with job {job}."));
+            let (has, mut held) = (of(room), 0);
+            for (at, needs, job) in changes {
+                held += needs;
+                if needs > 0 && held > has {
+                    wrong.push(format!("Client {client} has {has} {kind} and held {held} from {at} on, with job {job}."));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// A heartbeat of a client is about what is its own, and about all of that, or all of what it named.
+    pub(super) fn pulses(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let deleted = self.possibly_deleted();
+        let mut lived: BTreeMap<(i64, i32), Duration> = BTreeMap::new();
+        for (event, Lease { job, attempt, .. }) in self.extended() {
+            let last = lived.entry((job, attempt)).or_default();
+            *last = event.invoked.max(*last);
+        }
+        for event in self.history {
+            let (Operation::Pulse { client, named }, Outcome::Beaten { leases, over }) = (&event.operation, &event.outcome) else {
+                continue;
+            };
+            let told: BTreeSet<(i64, i32)> = leases.iter().map(|lease| (lease.job, lease.attempt)).collect();
+            for (job, attempt) in &told {
+                let owner = self.state.attempts.get(&(*job, *attempt)).and_then(|kept| kept.client.as_ref());
+                if owner != Some(client) && !deleted.contains(job) {
+                    wrong.push(format!("Attempt {attempt} of job {job} was extended for {client}, who does not have it."));
+                }
+                if named.as_ref().is_some_and(|named| !named.contains(&(*job, *attempt))) {
+                    wrong.push(format!("Attempt {attempt} of job {job} was extended, and {client} had not named it."));
+                }
+            }
+            let own = self.offers().filter(|(offered, to, _)| to == client && offered.ended < event.invoked);
+            let known: BTreeSet<(i64, i32)> = match named {
+                Some(named) => named.iter().copied().collect(),
+                None => own.map(|(.., offer)| (offer.job, offer.attempt)).collect(),
+            };
+            for (job, attempt) in known.difference(&told) {
+                let is_own = self.state.attempts.get(&(*job, *attempt)).is_some_and(|kept| kept.client.as_ref() == Some(client));
+                if is_own && lived.get(&(*job, *attempt)).is_some_and(|last| *last > event.ended) {
+                    wrong.push(format!("Attempt {attempt} of job {job} was left out of a heartbeat of {client}, and lived on."));
+                }
+                if named.is_some() && !over.contains(&(*job, *attempt)) {
+                    wrong.push(format!("Nothing was said of attempt {attempt} of job {job}, which {client} had named."));
                 }
             }
         }
@@ -107,11 +149,7 @@ impl Check<'_> {
             *last = until.max(*last);
         };
         self.offers().for_each(|(_, _, offer)| tell(offer.job, offer.attempt, offer.lease_expires_at));
-        for event in self.history {
-            if let (Operation::Beat { job, attempt }, Outcome::Extended { until, .. }) = (&event.operation, &event.outcome) {
-                tell(*job, *attempt, *until);
-            }
-        }
+        self.extended().for_each(|(_, lease)| tell(lease.job, lease.attempt, lease.until));
         let released: BTreeSet<(i64, i32)> =
             self.possible_reports().filter(|(.., ending)| ending.status() == "RELEASED").map(|(job, attempt, _)| (job, attempt)).collect();
         for ((job, number), attempt) in &self.state.attempts {

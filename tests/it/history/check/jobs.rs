@@ -233,11 +233,8 @@ impl Check<'_> {
                 wrong.push(format!("{given} after it had been cancelled."));
             }
         }
-        for event in self.history {
-            if let (Operation::Beat { job, attempt }, Outcome::Extended { cancel_requested: false, .. }) =
-                (&event.operation, &event.outcome)
-                && told.get(&(*job, *attempt)).is_some_and(|cancelled| *cancelled < event.invoked)
-            {
+        for (event, Lease { job, attempt, .. }) in self.extended().filter(|(_, lease)| !lease.cancel_requested) {
+            if told.get(&(job, attempt)).is_some_and(|cancelled| *cancelled < event.invoked) {
                 wrong.push(format!("Attempt {attempt} of job {job} was not told that the job had been cancelled."));
             }
         }

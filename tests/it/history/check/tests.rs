@@ -29,11 +29,19 @@ fn report(from: u64, job: i64, attempt: i32, ending: Ending, outcome: Outcome) -
     event(from, from + 1, Operation::Report { job, attempt, ending }, outcome)
 }
 
+/// A heartbeat of a.
+fn pulse(from: u64, named: Option<&[(i64, i32)]>, lives: &[(i64, i32)], over: &[(i64, i32)]) -> Event {
+    let until = at(from.cast_signed() + 8);
+    let leases = lives.iter().map(|(job, attempt)| Lease { job: *job, attempt: *attempt, until, cancel_requested: false }).collect();
+    let operation = Operation::Pulse { client: "a".to_owned(), named: named.map(<[_]>::to_vec) };
+    event(from, from + 1, operation, Outcome::Beaten { leases, over: over.to_vec() })
+}
+
 fn kept(client: &str, status: &str, cpu: i64, from: i64, to: i64) -> Attempt {
     Attempt {
         client: Some(client.to_owned()),
         status: status.to_owned(),
-        cpu,
+        needs: Room { cpu, accelerators: 0 },
         claimed_at: at(from),
         ended_at: Some(at(to)),
         lease_expires_at: Some(at(to.min(from + 8))),
@@ -56,7 +64,8 @@ fn became(status: &str, attempt: i32) -> Outcome {
 }
 
 /// Job 1 expires at a's and is completed by b, who completes job 2 then, which waits for it; a comes back too late. Of job 3 nobody heard, and b gives it back
-/// and gives it up. Jobs 4 and 5 come together, with a key, again; 4 is cancelled while a has it, 5 before anybody has. Job 6 is fetched, job 7 deleted.
+/// and gives it up. Jobs 4 and 5 come together, with a key, again; 4 is cancelled while a has it, 5 before anybody has. Job 6 is fetched, job 7 deleted. Job 10
+/// takes a's accelerator, and a sends heartbeats for all that it has.
 fn good() -> (Vec<Event>, State) {
     let batch = |from, outcome| {
         event(from, from + 1, Operation::Submit { jobs: vec![new("j4", &[]), new("j5", &[])], key: Some("key".to_owned()) }, outcome)
@@ -95,6 +104,12 @@ fn good() -> (Vec<Event>, State) {
         event(92, 93, Operation::Retry { job: 8 }, became("PENDING", 1)),
         claim(94, "b", 8, 2, 99),
         report(96, 8, 2, Ending::Complete, Outcome::Accepted),
+        submit(100, 10, &[]),
+        claim(102, "a", 10, 1, 110),
+        event(104, 105, Operation::Start { job: 10, attempt: 1 }, Outcome::Extended { until: at(112), cancel_requested: false }),
+        pulse(106, None, &[(10, 1)], &[]),
+        pulse(108, Some(&[(10, 1), (8, 2)]), &[(10, 1)], &[(8, 2)]),
+        report(110, 10, 1, Ending::Complete, Outcome::Accepted),
     ];
     let preempted = Attempt { reason: Some("preempted".to_owned()), ..kept("a", "RELEASED", 1, 34, 37) };
     let cancelled = Attempt { job_status: Some("CANCELLED".to_owned()), ..kept("a", "FAILED", 1, 56, 63) };
@@ -107,6 +122,7 @@ fn good() -> (Vec<Event>, State) {
             (5, job("j5", "CANCELLED", 0, 0, &[])),
             (6, job("j6", "COMPLETED", 1, 0, &[])),
             (8, job("j8", "COMPLETED", 2, 0, &[])),
+            (10, job("j10", "COMPLETED", 1, 0, &[])),
         ]),
         attempts: BTreeMap::from([
             ((1, 1), kept("a", "EXPIRED", 2, 10, 18)),
@@ -118,8 +134,9 @@ fn good() -> (Vec<Event>, State) {
             ((6, 1), left("COMPLETED", 72, 80)),
             ((8, 1), kept("b", "FAILED", 1, 88, 91)),
             ((8, 2), kept("b", "COMPLETED", 1, 94, 97)),
+            ((10, 1), Attempt { needs: Room { cpu: 1, accelerators: 1 }, ..kept("a", "COMPLETED", 1, 102, 111) }),
         ]),
-        clients: BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 2)]),
+        clients: ["a", "b"].map(|client| (client.to_owned(), Room { cpu: 2, accelerators: 1 })).into(),
     };
     (history, state)
 }
@@ -254,7 +271,7 @@ fn what_stopped_for_no_reason_is_noticed() {
     );
     alone(
         |history, state| {
-            history.truncate(31);
+            history.drain(31..33);
             let tried = Job { max_attempts: 1, ..job("j8", "FAILED", 1, 1, &[]) };
             state.jobs.insert(8, tried);
             state.attempts.remove(&(8, 2));
@@ -315,4 +332,52 @@ fn attempts_that_are_counted_wrong_are_noticed() {
     alone(|_, state| state.jobs.get_mut(&3).unwrap().failed_attempts = 2, "Of job 3 1 attempts went wrong, and 2 are counted.");
     alone(|_, state| state.jobs.get_mut(&1).unwrap().failed_attempts = 0, "Of job 1 1 attempts went wrong, and 0 are counted.");
     alone(|_, state| state.jobs.get_mut(&1).unwrap().max_attempts = 0, "Of job 1 1 attempts went wrong, and it has 0.");
+}
+
+#[test]
+fn heartbeats_of_clients_that_are_about_something_else_are_noticed() {
+    alone(|history, _| history.push(pulse(98, None, &[(2, 1)], &[])), "Attempt 1 of job 2 was extended for a, who does not have it.");
+    alone(|history, _| history.push(pulse(107, Some(&[]), &[(10, 1)], &[])), "Attempt 1 of job 10 was extended, and a had not named it.");
+    alone(|history, _| history[36] = pulse(106, None, &[], &[]), "Attempt 1 of job 10 was left out of a heartbeat of a, and lived on.");
+    alone(
+        |history, _| history.push(pulse(106, Some(&[(10, 1)]), &[], &[(10, 1)])),
+        "Attempt 1 of job 10 was left out of a heartbeat of a, and lived on.",
+    );
+    alone(
+        |history, _| history[37] = pulse(108, Some(&[(10, 1), (8, 2)]), &[(10, 1)], &[]),
+        "Nothing was said of attempt 2 of job 8, which a had named.",
+    );
+    // What they and those who begin are told holds as well.
+    alone(|history, _| history.push(pulse(60, None, &[(4, 1)], &[])), "Attempt 1 of job 4 was not told that the job had been cancelled.");
+    let (ended, until) = (at(113), at(200));
+    caught(
+        |history, state| {
+            history[35].outcome = Outcome::Extended { until, cancel_requested: false };
+            let kept = state.attempts.get_mut(&(10, 1)).unwrap();
+            (kept.status, kept.ended_at, kept.lease_expires_at) = ("EXPIRED".to_owned(), Some(ended), Some(ended));
+        },
+        &format!("Attempt 1 of job 10 was ended at {ended}, within the lease until {until} that a was told of."),
+    );
+}
+
+#[test]
+fn accelerators_that_are_overdrawn_are_noticed() {
+    alone(
+        |_, state| state.clients.get_mut("a").unwrap().accelerators = 0,
+        &format!("Client a has 0 accelerators and held 1 from {} on, with job 10.", at(102)),
+    );
+}
+
+#[test]
+fn a_history_in_which_nothing_was_seen_tells_nothing() {
+    let (mut history, _) = good();
+    assert!(unseen(&history).iter().any(|few| few == "Of completions there were only 4, and 30 are expected."), "{:?}", unseen(&history));
+    let complete = report(200, 1, 2, Ending::Complete, Outcome::Accepted);
+    history.extend(vec![complete; 30]);
+    assert!(!unseen(&history).iter().any(|few| few.contains("completions")), "{:?}", unseen(&history));
+    for event in &mut history {
+        event.outcome = Outcome::Unknown;
+    }
+    assert_eq!(unseen(&history).len(), 9);
+    assert_eq!(check(&history, &State::default()), [""; 0], "nothing is wrong with it, which is why it is asked");
 }
