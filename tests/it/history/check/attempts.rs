@@ -78,8 +78,9 @@ impl Check<'_> {
 
     /// At no time do a client's attempts hold more than it has.
     pub(super) fn resources(&self) -> Vec<String> {
+        type Part = fn(&Room) -> i64;
         let mut wrong = Vec::new();
-        let kinds: [(&str, fn(&Room) -> i64); 2] = [("CPUs", |room| room.cpu), ("accelerators", |room| room.accelerators)];
+        let kinds: [(&str, Part); 2] = [("CPUs", |room| room.cpu), ("accelerators", |room| room.accelerators)];
         for ((client, room), (kind, of)) in self.state.clients.iter().flat_map(|client| kinds.map(|kind| (client, kind))) {
             let mut changes = Vec::new();
             for ((job, _), attempt) in self.state.attempts.iter().filter(|(_, attempt)| attempt.client.as_ref() == Some(client)) {
