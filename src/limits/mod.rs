@@ -15,7 +15,7 @@ pub mod store;
 pub mod together;
 pub mod window;
 
-pub use local::{Local, Owed};
+pub use local::{Kind, Local, Owed};
 pub use refused::Refused;
 pub use store::{Admission, Admissions, Error, Guard, Limits, Window};
 pub use together::Together;

@@ -13,7 +13,8 @@ use quick_cache::sync::Cache;
 
 use super::Standing;
 
-/// How long at most. A limit that was raised, or a window that was reset, is noticed after this time.
+/// How long. A limit that was raised, a window that was reset, or room that was free earlier, is noticed after this time. Nobody is told to wait for less
+/// (`Retry-After` is in whole seconds), so whoever waits as long as they are told is never refused from memory.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// How long whoever asks anew may take, while everybody else is still told the old answer.
@@ -87,11 +88,14 @@ impl<A: Clone> Remembered<A> {
         let passed = now.saturating_duration_since(self.since);
         let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
         let at_first = self.refusal.retry_after_ms;
-        let is_over = passed >= REMEMBERED + ASKING || at_first.is_some_and(|wait| wait <= passed_ms);
-        if is_over || (passed >= REMEMBERED && !is_asked()) {
-            return Memory::Past;
+        if passed >= REMEMBERED {
+            // The first of those who were told to wait may be back. They wait for whoever asks, and are not refused once more meanwhile.
+            let is_due = at_first.is_some_and(|wait| wait <= passed_ms);
+            if is_due || passed >= REMEMBERED + ASKING || !is_asked() {
+                return Memory::Past;
+            }
         }
-        let now = at_first.map(|wait| wait - passed_ms);
+        let now = at_first.map(|wait| wait.saturating_sub(passed_ms));
         let seconds = |wait: Option<u64>| wait.map_or(0, |wait| wait.div_ceil(1000));
         let less = usize::try_from(seconds(at_first) - seconds(now)).unwrap_or(usize::MAX);
         let told = &self.told[less.min(self.told.len() - 1)];
@@ -104,13 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_remembered_until_it_is_over_and_for_a_second_at_most() {
+    fn a_refusal_is_remembered_for_a_second_which_everybody_was_told_to_wait() {
         let (refused, start) = (Refused::default(), Instant::now());
         for (name, retry_after_ms) in [("short", Some(300)), ("long", Some(30_000)), ("never", None)] {
             refused.put(name, start, Refusal { standings: Vec::new(), retry_after_ms });
         }
         let at = |name, ms| refused.get(&name, start + Duration::from_millis(ms), |refusal| refusal.retry_after_ms);
-        assert_eq!((at("short", 299), at("short", 300)), (Memory::Refused(Some(1)), Memory::Past));
+        assert_eq!([at("short", 299), at("short", 300), at("short", 999)], [1, 0, 0].map(|wait| Memory::Refused(Some(wait))));
+        assert_eq!(at("short", 1000), Memory::Past);
         assert_eq!((at("never", 999), at("never", 1000)), (Memory::Refused(None), Memory::Past));
         assert_eq!((at("long", 999), at("long", 1000), at("other", 0)), (Memory::Refused(Some(29_001)), Memory::Past, Memory::Nothing));
     }
@@ -130,6 +135,22 @@ mod tests {
         assert_eq!((ask(1100), ask(1100)), (Memory::Past, Memory::Past), "nobody has heard of it");
         refused.put((), at(1100), Refusal { standings: Vec::new(), retry_after_ms: Some(30_000) });
         assert_eq!((ask(2099), ask(2100), ask(2100)), (Memory::Refused("wait"), Memory::Past, Memory::Refused("wait")));
+    }
+
+    #[test]
+    fn whoever_waited_as_long_as_they_were_told_asks_whoever_else_does() {
+        let (refused, start) = (Refused::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        for (first_told_ms, wait_ms) in [(0, 80), (0, 999), (0, 1000), (40, 1040), (99, 1099), (600, 1600), (0, 1001)] {
+            refused.put((), start, Refusal { standings: Vec::new(), retry_after_ms: Some(wait_ms) });
+            let Memory::Refused(told) = refused.get(&(), at(first_told_ms), |refusal| refusal.retry_after_ms) else {
+                panic!("it is remembered after {first_told_ms} ms")
+            };
+            let back_ms = first_told_ms + told.unwrap().div_ceil(1000).max(1) * 1000;
+            for _ in 0..3 {
+                assert_eq!(refused.get_or_ask(&(), at(back_ms), |_| None), Memory::Past, "told after {first_told_ms} ms of {wait_ms}");
+            }
+        }
     }
 
     #[test]

@@ -133,6 +133,15 @@ pub enum Error {
     Answer,
 }
 
+impl redis::Failure for Error {
+    fn is_of_redis(&self) -> bool {
+        match self {
+            Self::Window { .. } => false,
+            Self::Redis(_) | Self::Answer => true,
+        }
+    }
+}
+
 /// The windows of all subjects under one prefix.
 #[derive(Debug, Clone)]
 pub struct Limits {

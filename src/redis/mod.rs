@@ -158,6 +158,16 @@ enum Line {
     Up(Link, Option<Address>),
 }
 
+/// Why something that was asked of Redis has no answer.
+pub trait Failure: std::error::Error + 'static {
+    /// Whether Redis or the way to it failed. If not, only this one question has no answer, and nothing follows for others.
+    fn is_of_redis(&self) -> bool {
+        true
+    }
+}
+
+impl Failure for RedisError {}
+
 /// What one request asks of Redis.
 pub struct Attempt {
     link: Link,
@@ -300,15 +310,12 @@ impl Attempt {
         self.link.connection.clone()
     }
 
-    /// Waits for an answer, for as long as a request may. If there is none, or it is an error, nobody asks again until Redis is back.
+    /// Waits for an answer, for as long as a request may. If there is none, or it is an error of Redis, nobody asks again until Redis is back.
     ///
     /// # Errors
     ///
-    /// [`Away`].
-    pub async fn answer<T, E>(self, asked: impl Future<Output = Result<T, E>>) -> Result<T, Away>
-    where
-        E: std::error::Error + 'static,
-    {
+    /// [`Away`]; also for a question that cannot be asked.
+    pub async fn answer<T, E: Failure>(self, asked: impl Future<Output = Result<T, E>>) -> Result<T, Away> {
         let Self { link, node, redis } = self;
         let began = Instant::now();
         let mut asked = pin!(asked);
@@ -321,7 +328,10 @@ impl Attempt {
                     redis.shared.counts.answers.observe_time(began.elapsed());
                     return Ok(answer);
                 }
-                Ok(Err(error)) => redis.open_breaker(Some(&link), &error),
+                Ok(Err(error)) if error.is_of_redis() => redis.open_breaker(Some(&link), &error),
+                Ok(Err(error)) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "something was asked that Redis cannot be asked")
+                }
                 Err(elapsed) => {
                     let now = link.nodes.last_answer(node);
                     quiet = if now == last { quiet + looked.elapsed().min(TICK_AT_MOST) } else { Duration::ZERO };

@@ -20,6 +20,7 @@ use crate::{
     limits::{
         Admission, Admissions, Guard, Limits, Local, Owed, Refused, Standing, Together, Verdict, Window,
         refused::{Memory, Refusal},
+        window::MAX_LIMIT,
     },
     redis::{Away, Redis},
 };
@@ -133,7 +134,7 @@ impl Decider {
     ///
     /// 429 over the share.
     pub(super) fn alone(&self, subject: Subject, windows: &[Window], own_limit: Option<u32>) -> Result<Option<Told>, Error> {
-        let decision = self.local.admit(&subject.to_string(), windows, own_limit, self.redis.servers());
+        let decision = self.local.admit(subject.kind(), &subject.to_string(), windows, own_limit, self.redis.servers());
         let first = decision.standings.first().copied().flatten();
         match decision.verdict {
             Verdict::Admits => Ok(told("degraded", first)),
@@ -144,11 +145,12 @@ impl Decider {
 
     /// Charges in Redis what this server has admitted by itself, as far as there is room.
     pub(super) async fn take_over(&self) {
-        let charges = self.local.owed().into_iter().map(async |Owed { subject, window }| {
-            let attempt = self.redis.early_attempt(&subject)?;
+        let charges = self.local.owed().into_iter().map(async |owed| {
+            let Owed { subject, window, .. } = &owed;
+            let attempt = self.redis.early_attempt(subject)?;
             let mut connection = attempt.connection();
-            let charged = attempt.answer(self.limits.charge(&mut connection, &subject, window)).await;
-            charged.map(|()| self.local.paid(&subject, &window))
+            let charged = attempt.answer(self.limits.charge(&mut connection, subject, *window)).await;
+            charged.map(|()| self.local.paid(&owed))
         });
         if stream::iter(charges).buffer_unordered(TOGETHER).any(|charged| ready(charged.is_err())).await {
             tracing::debug!("not all that was admitted without Redis could be charged there");
@@ -193,9 +195,9 @@ impl Decider {
     }
 }
 
-/// A window of a minute.
+/// A window of a minute. A limit that is larger than windows can have is as good as the largest.
 pub(super) fn window(name: &'static str, limit: u32, weight: u32, own_limit: bool) -> Window {
-    Window { name, limit, length: MINUTE, weight, own_limit }
+    Window { name, limit: limit.min(MAX_LIMIT), length: MINUTE, weight, own_limit }
 }
 
 fn away(Away: Away) -> Error {

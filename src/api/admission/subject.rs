@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::access::{ClientAddress, KeyId};
+use crate::{
+    access::{ClientAddress, KeyId},
+    limits::Kind,
+};
 
 /// What a window belongs to. As text it is the name under which Redis has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +18,16 @@ pub(super) enum Subject {
     Address(ClientAddress),
     /// Whoever comes from an address and says to have a key.
     KeyAt(ClientAddress, KeyId),
+}
+
+impl Subject {
+    /// Of what kind it is for a server that is alone.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Key(_) | Self::Configured(_) => Kind::Key,
+            Self::Address(_) | Self::KeyAt(..) => Kind::Address,
+        }
+    }
 }
 
 impl Display for Subject {
