@@ -2,11 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Grants, Key, KeyHash, KeyId, KeyInfo, NewKey, Proofs, Record, Result, Store, User, live};
+use super::{
+    Grants, Key, KeyHash, KeyId, KeyInfo, NewKey, Proofs, Record, Result, Store, User,
+    live::{self, Copy},
+};
 use crate::redis::{Away, Redis};
 
 /// How far back changes are copied again: longer than anything that can hold up a copy.
 const LATELY: Duration = Duration::from_secs(120);
+
+/// How often a copy may be changed while it is looked at.
+const LOOKS: usize = 5;
 
 /// The keys of the whole fleet; cheap to clone.
 #[derive(Clone)]
@@ -97,22 +103,26 @@ impl Keys {
     ///
     /// [`Away`] inside if Redis cannot be asked; those of the database.
     pub async fn look_up(&self, id: KeyId) -> Result<std::result::Result<Option<Arc<Record>>, Away>> {
-        let subject = id.to_string();
-        let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
-        let (key, mut connection) = (self.record_key(id), attempt.connection());
-        match attempt.answer(live::read(&mut connection, &key, id)).await {
-            Err(Away) => return Ok(Err(Away)),
-            Ok(Some(record)) => return Ok(Ok(Some(Arc::new(record)))),
-            Ok(None) => {}
+        let (subject, key) = (id.to_string(), self.record_key(id));
+        for _ in 0..LOOKS {
+            let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
+            let mut connection = attempt.connection();
+            let unreadable = match attempt.answer(live::read(&mut connection, &key, id)).await {
+                Err(Away) => return Ok(Err(Away)),
+                Ok(Copy::Record(record)) => return Ok(Ok(Some(Arc::new(record)))),
+                Ok(Copy::Nothing) => Vec::new(),
+                Ok(Copy::Unreadable(version)) => version,
+            };
+            let Some(record) = self.stored(id).await? else { return Ok(Ok(None)) };
+            let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
+            match attempt.answer(live::write(&mut connection, &key, &record, &unreadable)).await {
+                Err(Away) => return Ok(Err(Away)),
+                Ok(true) => return Ok(Ok(Some(record))),
+                // It was changed and copied in between.
+                Ok(false) => {}
+            }
         }
-        let Some(record) = self.stored(id).await? else { return Ok(Ok(None)) };
-        let Ok(attempt) = self.redis.attempt(&subject) else { return Ok(Err(Away)) };
-        match attempt.answer(live::write(&mut connection, &key, &record)).await {
-            Err(Away) => Ok(Err(Away)),
-            Ok(true) => Ok(Ok(Some(record))),
-            // It was changed and copied in between; the caller looks again.
-            Ok(false) => Box::pin(self.look_up(id)).await,
-        }
+        Ok(Ok(self.stored(id).await?))
     }
 
     /// What a server must know of a key, from PostgreSQL.
@@ -129,7 +139,7 @@ impl Keys {
         for record in self.store.records(ids).await? {
             let Ok(attempt) = self.redis.early_attempt(&record.id.to_string()) else { return Ok(()) };
             let (key, mut connection) = (self.record_key(record.id), attempt.connection());
-            if attempt.answer(live::write(&mut connection, &key, &record)).await.is_err() {
+            if attempt.answer(live::write(&mut connection, &key, &record, &[])).await.is_err() {
                 tracing::warn!(key = %record.id, "a changed key could not be copied to Redis yet");
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! A record is a hash. The script that admits requests reads `version`, `expires_at_ms`, `dead` and `limit` of it (`limits::store`); the other fields are
 //! for a server that meets the key for the first time. Records are kept for [`KEPT`] and then read from PostgreSQL anew, so that whatever may have gone
-//! wrong with a copy (a Redis that was restored from an old snapshot, a writer that died between both stores) ends by then at the latest.
+//! wrong with a copy (a Redis that was restored from an old snapshot, a writer that died between both stores) ends by then at the latest. One of a key that
+//! expires earlier is kept no longer than the key is good by PostgreSQL's clock, however far behind Redis's is.
 
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
@@ -18,28 +19,51 @@ static TOKEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("toke
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("fill.lua")));
 
-/// Reads the record at this key of Redis; nothing if there is none, or none that can be read.
-///
-/// # Errors
-///
-/// Those of Redis.
-pub async fn read(connection: &mut (impl ConnectionLike + Send), key: &str, id: KeyId) -> Result<Option<Record>, RedisError> {
-    let fields: HashMap<String, String> = match cmd("HGETALL").arg(key).query_async(connection).await {
-        Ok(fields) => fields,
-        Err(error) if error.code() == Some("WRONGTYPE") => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(record(id, fields))
+/// What there is where a record should be.
+#[derive(Debug)]
+pub enum Copy {
+    /// Nothing.
+    Nothing,
+    /// Something that cannot be read, with what says to be its version.
+    Unreadable(Vec<u8>),
+    /// The record.
+    Record(Record),
 }
 
-/// Writes a record there, unless a newer one is. Returns whether it is there now.
+/// Reads the record at this key of Redis.
 ///
 /// # Errors
 ///
 /// Those of Redis.
-pub async fn write(connection: &mut (impl ConnectionLike + Send), key: &str, record: &Record) -> Result<bool, RedisError> {
+pub async fn read(connection: &mut (impl ConnectionLike + Send), key: &str, id: KeyId) -> Result<Copy, RedisError> {
+    let mut fields: HashMap<Vec<u8>, Vec<u8>> = match cmd("HGETALL").arg(key).query_async(connection).await {
+        Ok(fields) => fields,
+        Err(error) if error.code() == Some("WRONGTYPE") => return Ok(Copy::Unreadable(Vec::new())),
+        Err(error) => return Err(error),
+    };
+    if fields.is_empty() {
+        return Ok(Copy::Nothing);
+    }
+    let version = fields.get(&b"version"[..]).cloned().unwrap_or_default();
+    let text = fields.drain().map(|(name, value)| Some((String::from_utf8(name).ok()?, String::from_utf8(value).ok()?)));
+    let record = text.collect::<Option<HashMap<_, _>>>().and_then(|fields| record(id, fields));
+    Ok(record.map_or(Copy::Unreadable(version), Copy::Record))
+}
+
+/// Writes a record there, unless a newer one is, other than the one with the version that is `unreadable`. Returns whether it is there now.
+///
+/// # Errors
+///
+/// Those of Redis.
+pub async fn write(
+    connection: &mut (impl ConnectionLike + Send),
+    key: &str,
+    record: &Record,
+    unreadable: &[u8],
+) -> Result<bool, RedisError> {
+    let kept = record.left.filter(|_| !record.dead).map_or(KEPT, |left| KEPT.min(left));
     let mut call = FILL.key(key);
-    call.arg(record.version).arg(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
+    call.arg(record.version).arg(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX)).arg(unreadable);
     call.arg("name").arg(&record.name);
     call.arg("hash").arg(&record.hash);
     call.arg("grants").arg(serde_json::to_string(&record.grants).expect("grants are plain data"));
@@ -93,8 +117,8 @@ pub async fn write_token(connection: &mut (impl ConnectionLike + Send), name: &s
 ///
 /// Those of Redis.
 pub async fn read_token(connection: &mut (impl ConnectionLike + Send), name: &str) -> Result<Option<HeldToken>, RedisError> {
-    let text: Option<String> = cmd("GET").arg(name).query_async(connection).await?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    let text: Option<Vec<u8>> = cmd("GET").arg(name).query_async(connection).await?;
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
 /// Takes a token out of a key's, and forgets what is known of it.
@@ -147,6 +171,7 @@ fn record(id: KeyId, mut fields: HashMap<String, String>) -> Option<Record> {
         expires_at: number(fields.remove("expires_at_ms"))?
             .map(|at: i64| DateTime::from_timestamp_millis(at))
             .map_or(Some(None), |at| at.map(Some))?,
+        left: None,
         dead: fields.contains_key("dead"),
     })
 }

@@ -1,5 +1,7 @@
 //! What a server must know of a key to let it in.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::{Grants, KeyHash, KeyId, Power, Scopes};
@@ -23,7 +25,9 @@ pub struct Record {
     pub rate_limit: Option<u32>,
     /// From when it is no good.
     pub expires_at: Option<DateTime<Utc>>,
-    /// It was revoked, or its user may not come in.
+    /// How long it is good from when the database was asked, by its clock; not known of a copy.
+    pub left: Option<Duration>,
+    /// It was revoked, had expired by the database's clock, or its user may not come in.
     pub dead: bool,
 }
 

@@ -70,18 +70,7 @@ impl Store {
     ///
     /// [`Error::NoUser`].
     pub async fn add(&self, key: &Key, hash: &KeyHash, new: &NewKey) -> Result<KeyInfo> {
-        let client = self.database.client().await?;
-        let NewKey { name, user_id, grants, rate_limit, expires_at } = new;
-        let limit = rate_limit.map(stored_limit);
-        let id = key.id().to_string();
-        let added = sql::INSERT.execute(&client, &[&id, name, user_id, &Json(grants), &hash.as_str(), &limit, expires_at]).await;
-        if let Err(error) = added {
-            return Err(match (error.constraint(), user_id) {
-                (Some("keys_user_fkey"), Some(user)) => Error::NoUser(user.to_string()),
-                _ => error.into(),
-            });
-        }
-        drop(client);
+        self.database.transaction(&Add { key, hash, new }).await?;
         self.get(key.id()).await
     }
 
@@ -269,6 +258,30 @@ impl Store {
     }
 }
 
+struct Add<'a> {
+    key: &'a Key,
+    hash: &'a KeyHash,
+    new: &'a NewKey,
+}
+
+impl Work for Add<'_> {
+    type Output = ();
+    type Error = Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let NewKey { name, user_id, grants, rate_limit, expires_at } = self.new;
+        // Whoever changes the user makes a new version of their keys: of this one too, or before it is made.
+        if let Some(user) = user_id
+            && users::LOCK.maybe(transaction, &[user]).await?.is_none()
+        {
+            return Err(Error::NoUser(user.to_string()));
+        }
+        let (id, limit) = (self.key.id().to_string(), rate_limit.map(stored_limit));
+        sql::INSERT.execute(transaction, &[&id, name, user_id, &Json(grants), &self.hash.as_str(), &limit, expires_at]).await?;
+        Ok(())
+    }
+}
+
 struct Rotate<'a> {
     old: KeyId,
     key: &'a Key,
@@ -282,6 +295,8 @@ impl Work for Rotate<'_> {
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
         let (old, new) = (self.old.to_string(), self.key.id().to_string());
+        // As in `Add`, and before the key, in the order in which a change of the user takes them.
+        users::LOCK_OF_KEY.maybe(transaction, &[&old]).await?;
         let Some(row) = sql::LOCK.maybe(transaction, &[&old]).await? else { return Err(Error::Ended(old)) };
         let (name, user_id): (&str, Option<i64>) = (row.get("name"), row.get("user_id"));
         let (limit, expires_at): (Option<i32>, Option<DateTime<Utc>>) = (row.get("rate_limit"), row.get("expires_at"));
@@ -352,6 +367,7 @@ fn record(row: &Row) -> Record {
         user: row.get::<_, Option<i64>>("user_id").map(owner),
         rate_limit: limit(row),
         expires_at: row.get("expires_at"),
+        left: row.get::<_, Option<i64>>("left_ms").map(|left| Duration::from_millis(left.try_into().unwrap_or(0))),
         dead: row.get("dead"),
     }
 }

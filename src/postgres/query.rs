@@ -284,6 +284,8 @@ queries! {
         GET_BY_NAME = "get_by_name",
         INSERT = "insert",
         LIST = "list",
+        LOCK = "lock",
+        LOCK_OF_KEY = "lock_of_key",
         UPDATE = "update",
     }
 }
