@@ -59,10 +59,24 @@ impl Proofs {
 
     /// Whether some server has verified this key for this hash.
     pub async fn is_there(&self, key: &Key, hash: &KeyHash) -> bool {
-        let (Some(proof), Ok(attempt)) = (self.of(key, hash), self.redis.attempt(&key.id().to_string())) else { return false };
-        let (name, mut connection) = (self.name(key.id()), attempt.connection());
-        let found = attempt.answer(live::read_proof(&mut connection, &name, KEPT)).await;
-        found.ok().flatten().is_some_and(|found| found.ct_eq(&proof).into())
+        match self.found(key.id()).await {
+            Some(found) => self.proves(&found, key, hash),
+            None => false,
+        }
+    }
+
+    /// What some server has left of a key with this id, whatever it proves.
+    pub async fn found(&self, id: KeyId) -> Option<Vec<u8>> {
+        // Without the secret nothing is a proof.
+        self.mac.get()?;
+        let attempt = self.redis.attempt(&id.to_string()).ok()?;
+        let (name, mut connection) = (self.name(id), attempt.connection());
+        attempt.answer(live::read_proof(&mut connection, &name, KEPT)).await.ok().flatten()
+    }
+
+    /// Whether it proves that this key was verified for this hash.
+    pub fn proves(&self, found: &[u8], key: &Key, hash: &KeyHash) -> bool {
+        self.of(key, hash).is_some_and(|proof| found.ct_eq(&proof).into())
     }
 
     /// Leaves the proof that this server has verified a key for a hash. It may be in vain.

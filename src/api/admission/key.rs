@@ -12,13 +12,22 @@
 //!
 //! The answer to a wrong key is the refusal that the address had coming, as for an unknown one.
 
+use std::sync::Arc;
+
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Gate, Inner, Outcome, Pass, Subject, window};
+use super::{ATTEMPTS, Arrival, Ended, Gate, Inner, Outcome, Pass, Subject, window};
 use crate::{
-    access::{Busy, Key, KeyId, Stored},
+    access::{Busy, Key, KeyId, Record, Stored},
     api::Error,
 };
+
+/// A key's record, and what some server has left to prove the key.
+#[derive(Clone)]
+pub(super) struct Witness {
+    record: Arc<Record>,
+    proof: Option<Vec<u8>>,
+}
 
 impl Gate {
     /// The user whose key it is, as far as this server has met it; nothing if it is nobody's.
@@ -31,25 +40,46 @@ impl Inner {
     /// A key, and the version of its record for which it was verified here. All that a key needs which was not is large and rare: it has places of its own, so that
     /// no other request moves it about.
     pub(super) async fn with_key(&self, key: &Key, version: Option<i64>, arrival: &Arrival) -> Result<Pass, Error> {
-        match version {
-            None => {
-                if let Err(refusal) = Box::pin(self.before_verifying(arrival)).await {
-                    return Box::pin(self.hear(key, arrival, refusal)).await;
+        let Some(version) = version else { return Box::pin(self.unmet(key, arrival)).await };
+        if let Some(refusal) = self.refusal_of_ended(Ended::Key(key.id()), arrival) {
+            return Err(refusal);
+        }
+        if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
+            match self.of_key(&record, None, arrival.class).await? {
+                Outcome::In(pass) => return Ok(pass),
+                Outcome::Gone => {
+                    self.ended.note(Ended::Key(key.id()), ());
+                    return Err(Box::pin(self.failed(arrival)).await);
                 }
-            }
-            Some(version) => {
-                if let Some(record) = self.known.get(&key.id()).filter(|record| record.version == version) {
-                    match self.of_key(&record, None, arrival.class).await? {
-                        Outcome::In(pass) => return Ok(pass),
-                        Outcome::Gone => return Err(Box::pin(self.failed(arrival)).await),
-                        Outcome::Changed => {}
-                    }
-                }
+                Outcome::Changed => {}
             }
         }
-        match Box::pin(self.verified(key, arrival)).await? {
+        Box::pin(self.verified_or_failed(key, arrival)).await
+    }
+
+    /// A key that was not verified here yet.
+    async fn unmet(&self, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
+        // Whoever makes ids up waits for nothing either.
+        if let Some(refusal) = self.decider.refusal(Subject::Address(arrival.address), "verify")
+            && !self.issued.contains(key.id())
+        {
+            return Err(refusal);
+        }
+        // Until it is decided and, if it is wrong, counted: of those that come at once none is looked at before the failures of others are known.
+        let _place = self.visitors.place(arrival.address).await;
+        // Another request may have brought it meanwhile.
+        if self.verifier.verified_version(key).is_none()
+            && let Err(refusal) = self.before_verifying(arrival).await
+        {
+            return self.hear(key, arrival, refusal).await;
+        }
+        self.verified_or_failed(key, arrival).await
+    }
+
+    async fn verified_or_failed(&self, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
+        match self.verified(key, arrival).await? {
             Some(pass) => Ok(pass),
-            None => Err(Box::pin(self.failed(arrival)).await),
+            None => Err(self.failed(arrival).await),
         }
     }
 
@@ -71,11 +101,17 @@ impl Inner {
         Err(refusal)
     }
 
-    /// Whether another server has verified the key. Then it is known here too.
+    /// Whether another server has verified the key. Then it is known here too. What is there to prove it with is looked for once a second, so that right and
+    /// wrong keys of an id are told apart without asking anybody.
     async fn is_proven(&self, key: &Key) -> Result<bool, Error> {
-        let Some(record) = self.look_up(key.id()).await? else { return Ok(false) };
+        let id = key.id();
+        let look = || async {
+            let Some(record) = self.look_up(id).await? else { return Ok(None) };
+            Ok(Some(Witness { record, proof: self.keys.proofs.found(id).await }))
+        };
+        let Some(Witness { record, proof: Some(proof) }) = self.witnesses.get_or_ask(id, look).await? else { return Ok(false) };
         let Some(hash) = record.key_hash() else { return Ok(false) };
-        let is_proven = self.keys.proofs.is_there(key, &hash).await;
+        let is_proven = self.keys.proofs.proves(&proof, key, &hash);
         if is_proven {
             self.verifier.believe(key, Stored { version: record.version, hash: &hash });
         }
@@ -112,7 +148,10 @@ impl Inner {
                     self.known.insert(record.id, record);
                     return Ok(Some(pass));
                 }
-                Outcome::Gone => return Ok(None),
+                Outcome::Gone => {
+                    self.ended.note(Ended::Key(key.id()), ());
+                    return Ok(None);
+                }
                 Outcome::Changed => {}
             }
         }

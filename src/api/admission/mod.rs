@@ -11,8 +11,9 @@
 //!
 //! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
 //!
-//! A key that was verified here is not touched by what its address does wrong. One that was not, and comes from an address that has used up its requests or
-//! failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker is not locked out.
+//! A key that was verified here is not touched by what its address does wrong, nor is one of the configuration. One that was not, and comes from an address
+//! that has used up its requests or failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker
+//! is not locked out. Of each address few are checked at a time (`visitors.rs`), so what it does wrong is counted before much more of it is looked at.
 
 mod arrival;
 mod class;
@@ -22,21 +23,19 @@ mod headers;
 mod issued;
 mod key;
 mod last_used;
+mod lately;
 mod principal;
 mod subject;
 mod tally;
 mod tend;
 mod token;
+mod visitors;
 
-use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use quick_cache::sync::Cache;
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
 
 pub use arrival::Arrival;
 pub use class::Class;
@@ -59,9 +58,12 @@ use class::ClassLimits;
 use decide::{Decider, Decision, window};
 use headers::Told;
 use issued::Issued;
+use key::Witness;
 use last_used::LastUsed;
+use lately::Lately;
 use subject::Subject;
 use tally::Tally;
+use visitors::Visitors;
 
 /// How many keys a server knows at a time, and how many tokens.
 const KNOWN_KEYS: usize = 10_000;
@@ -71,12 +73,6 @@ const MOST_RUNS: usize = 8;
 
 /// How many argon2 runs may wait for their turn.
 const WAITING: usize = 64;
-
-/// How old what PostgreSQL said of a key may be while Redis is away.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// How many tokens from addresses over their limit are looked for at a time.
-const HEARINGS: usize = 8;
 
 /// How often a key may change while it is being looked at.
 const ATTEMPTS: usize = 5;
@@ -99,13 +95,16 @@ struct Inner {
     known: Cache<KeyId, Arc<Record>>,
     /// The tokens that were met here, by their digests.
     held: Cache<[u8; 32], Arc<HeldToken>>,
-    /// What PostgreSQL said, and when.
-    fresh: Cache<KeyId, (Instant, Option<Arc<Record>>)>,
+    /// What PostgreSQL said, while Redis is away.
+    fresh: Lately<KeyId, Option<Arc<Record>>>,
+    /// What there is to prove keys with that come from addresses over their limit.
+    witnesses: Lately<KeyId, Option<Witness>>,
+    /// What was good once and is no more.
+    ended: Lately<Ended, ()>,
     decider: Decider,
     last_used: LastUsed,
     issued: Issued,
-    /// As many tokens may be looked for at a time that come from addresses over their limit.
-    hearings: Semaphore,
+    visitors: Visitors,
     tally: Tally,
 }
 
@@ -154,11 +153,13 @@ impl Gate {
             verifier: Verifier::new(runs, WAITING),
             known: Cache::new(KNOWN_KEYS),
             held: Cache::new(KNOWN_KEYS),
-            fresh: Cache::new(KNOWN_KEYS),
+            fresh: Lately::new(KNOWN_KEYS),
+            witnesses: Lately::new(KNOWN_KEYS),
+            ended: Lately::new(KNOWN_KEYS),
             decider: Decider::new(redis, settings.redis_failure),
             last_used: LastUsed::default(),
             issued: Issued::default(),
-            hearings: Semaphore::new(HEARINGS),
+            visitors: Visitors::default(),
             tally: Tally::default(),
         })))
     }
@@ -301,8 +302,7 @@ impl Inner {
     }
 
     async fn with_configured(&self, text: &str, arrival: &Arrival) -> Result<Pass, Error> {
-        let windows = [window("failures", self.failures, 0, false)];
-        self.of_address(arrival, "verify", &windows).await?;
+        // It costs nothing to know, so nobody is kept out by what others at their address do wrong.
         let position = self.configured().position(text);
         let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
@@ -346,18 +346,23 @@ impl Inner {
         }
     }
 
-    /// What PostgreSQL said of a key within the last moment.
+    /// What PostgreSQL said of a key within the last second.
     async fn freshly(&self, id: KeyId) -> Result<Option<Arc<Record>>, Error> {
-        if let Some((since, record)) = self.fresh.get(&id)
-            && since.elapsed() < FRESH
-        {
-            return Ok(record);
-        }
-        let asked = Instant::now();
-        let record = self.keys.stored(id).await?;
-        self.fresh.insert(id, (asked, record.clone()));
-        Ok(record)
+        self.fresh.get_or_ask(id, || async { Ok(self.keys.stored(id).await?) }).await
     }
+
+    /// The refusal of an address that has used up its failures, if that is known and this has ended a moment ago.
+    fn refusal_of_ended(&self, ended: Ended, arrival: &Arrival) -> Option<Error> {
+        self.ended.get(&ended)?;
+        self.decider.refusal(Subject::Address(arrival.address), "failures")
+    }
+}
+
+/// What can be good and then end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Ended {
+    Key(KeyId),
+    Token([u8; 32]),
 }
 
 /// A token that was given in place of its key.

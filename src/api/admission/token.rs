@@ -3,31 +3,19 @@
 //! A token's digest is looked for in memory, then, after the address's windows, in Redis. What it says is only whose token it is and what was asked for: its
 //! key's record decides, at the version of this moment, in the same script call that looks whether the token has ended.
 
+use std::{sync::Arc, time::Instant};
+
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Deputy, Inner, Outcome, Pass};
-use crate::{api::Error, redis::Away};
+use super::{ATTEMPTS, Arrival, Deputy, Ended, Inner, Outcome, Pass};
+use crate::{access::HeldToken, api::Error, redis::Away};
 
 impl Inner {
     pub(super) async fn with_token(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Pass, Error> {
         let held = match self.held.get(digest) {
             Some(held) => held,
             None => {
-                let refused = match self.before_verifying(arrival).await {
-                    Ok(()) => None,
-                    // Who shares an address with an attacker is not locked out, as long as not many ask at a time.
-                    Err(refusal) if refusal.status() == StatusCode::TOO_MANY_REQUESTS => match self.hearings.try_acquire() {
-                        Ok(place) => Some((refusal, place)),
-                        Err(_) => return Err(refusal),
-                    },
-                    Err(refusal) => return Err(refusal),
-                };
-                let Some(held) = self.tokens.look_up(digest).await.map_err(away)? else {
-                    return Err(match refused {
-                        Some((refusal, _)) => refusal,
-                        None => self.failed(arrival).await,
-                    });
-                };
+                let held = self.look_for(digest, arrival).await?;
                 self.held.insert(*digest, held.clone());
                 held
             }
@@ -47,11 +35,38 @@ impl Inner {
                 Outcome::Changed => {}
                 Outcome::Gone => {
                     self.held.remove(digest);
+                    self.ended.note(Ended::Token(*digest), ());
                     return Err(self.failed(arrival).await);
                 }
             }
         }
         Err(Error::unavailable("This token's key is being changed. Try again in a moment."))
+    }
+
+    /// A token that was not met here yet.
+    async fn look_for(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Arc<HeldToken>, Error> {
+        if let Some(refusal) = self.refusal_of_ended(Ended::Token(*digest), arrival) {
+            return Err(refusal);
+        }
+        // Until it is found or, if there is none, counted.
+        let _place = self.visitors.place(arrival.address).await;
+        let refusal = match self.before_verifying(arrival).await {
+            Ok(()) => None,
+            // Who shares an address with an attacker is not locked out, as long as not many are looked for.
+            Err(refusal)
+                if refusal.status() == StatusCode::TOO_MANY_REQUESTS && self.visitors.may_be_heard(arrival.address, Instant::now()) =>
+            {
+                Some(refusal)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        match self.tokens.look_up(digest).await.map_err(away)? {
+            Some(held) => Ok(held),
+            None => Err(match refusal {
+                Some(refusal) => refusal,
+                None => self.failed(arrival).await,
+            }),
+        }
     }
 }
 
