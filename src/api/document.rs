@@ -48,8 +48,8 @@ pub fn is_safe(operation: &MetaOperation) -> bool {
     operation.method == Method::GET && scope(operation).is_none_or(|scope| scope == "read")
 }
 
-/// The scope that an operation needs; `None` if it is open to everybody.
-pub fn scope(operation: &MetaOperation) -> Option<&'static str> {
+/// The scope that an operation needs; `None` if it is open to everybody, or to whoever has a key.
+fn scope(operation: &MetaOperation) -> Option<&'static str> {
     operation.security.first()?.values().next()?.first().copied()
 }
 
@@ -95,7 +95,7 @@ fn shared(operation: &MetaOperation) -> Vec<MetaResponse> {
         (500, "The server failed; its log says why."),
         (503, "A store is not available, or the answer took too long. Try again after `Retry-After` seconds."),
     ];
-    if scope(operation).is_some() {
+    if !operation.security.is_empty() {
         statuses.extend([
             (401, "No key, or not a valid one."),
             (403, "The key is not good for this; the detail says what is missing."),
@@ -155,9 +155,9 @@ fn scopes(document: &mut Value) {
     for operation in operations(document) {
         let Some(security) = operation.get("security").and_then(Value::as_array) else { continue };
         let scope = security.iter().filter_map(Value::as_object).flat_map(Map::values).find_map(|scopes| scopes.get(0).cloned());
+        operation.insert("security".to_owned(), SCHEMES.iter().map(|scheme| json!({ *scheme: [] })).collect());
         if let Some(scope) = scope {
             operation.insert("x-required-scope".to_owned(), scope);
-            operation.insert("security".to_owned(), SCHEMES.iter().map(|scheme| json!({ *scheme: [] })).collect());
         }
     }
 }
