@@ -306,7 +306,12 @@ async fn configured_keys_work_and_are_compared_whole() {
     for key in ["first", "first-key,second-key", "FIRST-KEY"] {
         process.api.with_key(key).get("/keys").await.problem(401);
     }
-    process.api.with_key("first-kez").get("/keys").await.problem(429);
+    for _ in 0..20 {
+        process.api.with_key("first-kez").get("/keys").await.problem(429);
+    }
+    for key in ["first-key", "second-key"] {
+        process.api.with_key(key).get("/keys").await.expect(200);
+    }
 }
 
 /// Lists show what a key may read, and nothing else tells that there is more.

@@ -178,3 +178,35 @@ async fn a_server_without_keys_lets_nobody_in_and_says_how_to_make_one() {
     let (_, log) = process.end().await;
     assert!(log.contains("there is no key, so every request is refused") && log.contains("whatsnext keys create"), "{log}");
 }
+
+#[tokio::test]
+async fn the_command_line_makes_keys_of_projects_and_tells_of_keys_in_json() {
+    let database = TestDatabase::new().await;
+    let run = |arguments: &[&str]| {
+        let output = program(&database).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let made = run(&["keys", "create", "--name", "two", "--role", "worker", "--project", "3", "--project", "5", "--json"]);
+    let (data, key) = made.trim_end().rsplit_once('\n').expect("the key is alone on the last line");
+    let data = json(data);
+    assert_eq!(data["grants"], json!({"only": {"3": "worker", "5": "worker"}}));
+    assert!(!data.to_string().contains(key), "the secret is told once");
+    let id = data["id"].as_str().unwrap();
+    assert_eq!(json(&run(&["keys", "show", id, "--json"])), data);
+    assert_eq!(json(&run(&["keys", "list", "--json"])), json!([data]));
+
+    let rotated = run(&["keys", "rotate", id, "--grace", "1h", "--json"]);
+    let (successor, new) = rotated.trim_end().rsplit_once('\n').expect("the key is alone on the last line");
+    let successor = json(successor);
+    assert_eq!((&successor["name"], &successor["grants"]), (&data["name"], &data["grants"]));
+    assert!(new.starts_with(&format!("wn_{}_", successor["id"].as_str().unwrap())) && new != key);
+    let old = json(&run(&["keys", "show", id, "--json"]));
+    assert_eq!((&old["successor"], &old["revoked_at"]), (&successor["id"], &Value::Null));
+    let revoked = json(&run(&["keys", "revoke", id, "--json"]));
+    assert!(revoked["revoked_at"].is_string() && revoked["id"] == id, "{revoked}");
+    assert_eq!(json(&run(&["keys", "list", "--json"])), json!([revoked, successor]));
+    run(&["users", "create", "--name", "lab", "--role", "reader"]);
+    assert_eq!(json(&run(&["keys", "list", "--user", "lab", "--json"])), json!([]));
+}

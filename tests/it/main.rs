@@ -22,6 +22,7 @@ mod history;
 mod hostile;
 mod https;
 mod idempotency;
+mod keys;
 mod leases;
 mod lifecycle;
 mod limits;

@@ -1,5 +1,7 @@
 //! The order of the steps that a request goes through before it is let in, and what each of them costs the stores.
 
+mod floods;
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},

@@ -1,0 +1,159 @@
+//! What a flood of what is no good costs: Redis a few calls a second, argon2 no more than the limit of failures, and nobody else anything.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use redis::AsyncCommands as _;
+use reqwest::Method;
+use serde_json::json;
+use whatsnext::access::{Grants, Key, KeyId, Role, Token};
+
+use super::decisions;
+use crate::support::{Api, Process, RedisServer, TestDatabase, eventually, free_port, make_key, make_key_with};
+
+/// How often Redis was asked anything, but for what a script does inside of it.
+async fn calls(redis: &RedisServer) -> u32 {
+    let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
+    let asked = ["eval", "evalsha", "hgetall", "get", "getex"].map(|command| {
+        let start = format!("cmdstat_{command}:calls=");
+        let calls = stats.lines().find_map(|line| line.strip_prefix(&start)?.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u32>().unwrap())
+    });
+    asked.into_iter().sum()
+}
+
+/// Sends as much as 32 clients can, and returns how many were answered with each of these statuses, and how long it took.
+async fn flood(api: &Api, key: impl Fn() -> String, statuses: [u16; 2]) -> ([u32; 2], f64) {
+    let start = Instant::now();
+    let asking = (0..32).map(|_| async {
+        let mut answered = [0, 0];
+        while start.elapsed() < Duration::from_secs(3) {
+            let status = api.send_with(Method::GET, "/projects", &[("x-api-key", &key())], Vec::new()).await.status;
+            let which = statuses.iter().position(|known| *known == status).unwrap_or_else(|| panic!("{status}"));
+            answered[which] += 1;
+        }
+        answered
+    });
+    let all = join_all(asking).await.into_iter().fold([0, 0], |all, one| [all[0] + one[0], all[1] + one[1]]);
+    (all, start.elapsed().as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_what_is_no_good_costs_redis_a_few_calls_a_second() {
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start(&[]).await);
+    let [unmet, ended] = [make_key(&database, Grants::All(Role::Reader)).await, make_key(&database, Grants::All(Role::Reader)).await];
+    let admin = make_key(&database, Grants::All(Role::Admin)).await;
+    let url = redis.url();
+    let environment =
+        [("DISABLE_AUTH", "false"), ("REDIS_URL", url.as_str()), ("RATE_LIMIT_PER_MINUTE", "10000"), ("AUTH_FAILURES_PER_MINUTE", "5")];
+    let server = Process::start_with(&database, &environment).await;
+    let api = &server.api;
+    let token = api.with_key(ended.expose()).post("/tokens", json!({})).await.expect(201)["token"].as_str().unwrap().to_owned();
+    api.with_key(&token).get("/projects").await.expect(200);
+    api.with_key(admin.expose()).post(&format!("/keys/{}/revoke", ended.id()), json!({})).await.expect(200);
+    for expected in [401, 401, 401, 401, 401, 429] {
+        assert_eq!(api.with_key(Key::generate(KeyId::make()).expose()).get("/projects").await.status, expected);
+    }
+    let floods: [(&str, &dyn Fn() -> String); 5] = [
+        ("keys that were made up", &|| Key::generate(KeyId::make()).expose().to_owned()),
+        ("wrong keys with an id that was given out", &|| Key::generate(unmet.id()).expose().to_owned()),
+        ("tokens that were made up", &|| Token::generate().expose().to_owned()),
+        ("a key that was met here and then revoked", &|| ended.expose().to_owned()),
+        ("its token", &|| token.clone()),
+    ];
+    for (what, key) in floods {
+        // Until the failures of this key at this address are used up as well.
+        for _ in 0..7 {
+            api.with_key(&key()).get("/projects").await.problem(429);
+        }
+        let before = calls(&redis).await;
+        let ([refused, _], seconds) = flood(api, key, [429, 401]).await;
+        let asked = calls(&redis).await - before;
+        assert!(refused > 300, "{what}: it was a flood: {refused}");
+        // Eight tokens are looked for in a second; a server says once a second that it is there, and copies changed keys again every five.
+        let most = (seconds + 1.0) * 13.0;
+        assert!(
+            f64::from(asked) <= most,
+            "{what}: {refused} refusals in {seconds:.1} s asked Redis {asked} times, expected at most {most}"
+        );
+    }
+    api.with_key(admin.expose()).get("/projects").await.expect(200);
+}
+
+/// A window that was filled evenly has room again every tenth of a second. Whoever floods it is admitted as often, and does not ask as often.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_on_a_window_that_empties_evenly_is_refused_for_whole_seconds() {
+    const LIMIT: u32 = 600;
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start(&[]).await);
+    let key = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(LIMIT)).await;
+    let server = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("REDIS_URL", &redis.url())]).await;
+    let api = server.api.with_key(key.expose());
+    api.get("/projects").await.expect(200);
+    // As if one had come in every tenth of a second of the last minute.
+    let time: Vec<String> = redis.ask(&["TIME"]).await.unwrap();
+    let now = time[0].parse::<u64>().unwrap() * 1000 + time[1].parse::<u64>().unwrap() / 1000;
+    let low = |time: u64| u32::try_from(time % (1 << 32)).unwrap().to_le_bytes();
+    let times: Vec<u64> = (0..u64::from(LIMIT)).map(|n| now - 60_000 + n * 100).collect();
+    let mut window = Vec::new();
+    for number in [827_086_679, LIMIT, 0, LIMIT] {
+        window.extend(u32::to_le_bytes(number));
+    }
+    window.extend(low(times[0]));
+    for number in [*times.last().unwrap(), 0, now + 75_000] {
+        window.extend(number.to_le_bytes());
+    }
+    window.extend(times.iter().flat_map(|time| low(*time)));
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let _: () = connection.pset_ex(format!("{}:{{{}}}:w:api", database.name(), key.id()), window, 75_000).await.unwrap();
+
+    let before = decisions(&redis).await;
+    let ([admitted, refused], seconds) = flood(&api, || key.expose().to_owned(), [200, 429]).await;
+    let asked = decisions(&redis).await - before;
+    assert!((10..=45).contains(&admitted), "of ten a second, {admitted} were admitted in {seconds:.1} s");
+    assert!(refused > 300, "it was a flood: {refused}");
+    // One finds that there is room, then those who waited for that ask together, and are told when there is no more.
+    let most = (seconds + 1.0) * 6.0;
+    assert!(f64::from(asked) <= most, "{admitted} admissions and {refused} refusals in {seconds:.1} s asked Redis {asked} times");
+}
+
+/// All wrong keys at once are no way around the limit of failures, and keep no key of another address waiting for argon2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_wrong_keys_gets_no_further_than_its_limit() {
+    const LIMIT: usize = 5;
+    let database = TestDatabase::new().await;
+    let [owner, other] = [make_key(&database, Grants::All(Role::Reader)).await, make_key(&database, Grants::All(Role::Reader)).await];
+    let metrics = format!("127.0.0.1:{}", free_port());
+    let environment = [
+        ("DISABLE_AUTH", "false"),
+        ("AUTH_FAILURES_PER_MINUTE", "5"),
+        ("RATE_LIMIT_PER_MINUTE", "10000"),
+        ("TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("METRICS_BIND", &metrics),
+    ];
+    let server = Process::start_with(&database, &environment).await;
+    let status = async |key: &Key, address: &str| {
+        let headers = [("x-api-key", key.expose()), ("x-forwarded-for", address)];
+        server.api.send_with(Method::GET, "/projects", &headers, Vec::new()).await.status
+    };
+    let has_begun = AtomicBool::new(false);
+    let burst = join_all((0..200).map(|_| async {
+        let answer = status(&Key::generate(KeyId::make()), "203.0.113.1").await;
+        has_begun.store(true, Ordering::Relaxed);
+        answer
+    }));
+    let meanwhile = async {
+        eventually("the first wrong key is answered", || async { has_begun.load(Ordering::Relaxed) }).await;
+        [status(&other, "203.0.113.2").await, status(&owner, "203.0.113.1").await]
+    };
+    let (answers, good) = tokio::join!(burst, meanwhile);
+    assert_eq!(good, [200, 200], "a good key from another address, and one from the same");
+    let count = |status: u16| answers.iter().filter(|answer| **answer == status).count();
+    assert_eq!((count(401), count(429)), (LIMIT, 200 - LIMIT), "each failure was known before much more was looked at");
+    let told = Api::new(&format!("http://{metrics}")).get("/metrics").await.text;
+    let runs = told.lines().find_map(|line| line.strip_prefix("whatsnext_argon2_runs_total ")).expect("runs are counted");
+    let runs: f64 = runs.parse().unwrap();
+    assert!(runs <= 5.0 + 3.0 + 2.0, "argon2 ran {runs} times for {LIMIT} failures, three that came at once, and two good keys");
+}
