@@ -11,6 +11,7 @@ use tokio::{
 };
 use whatsnext::{
     access::{Grants, Key, KeyHash, KeyId, Keys, NewKey, Record, Role, Store, live},
+    limits::{Admission, Limits, Window, window::MAX_LIMIT},
     redis::Redis,
 };
 
@@ -75,6 +76,23 @@ async fn a_limit_that_no_window_can_have_holds_nobody_up() {
     eventually("the server is back", || async { shared().await && is_of_all(&admin.get("/projects").await) }).await;
     let remaining = admin.get(&limit).await.expect(200)["remaining"].as_u64().unwrap();
     assert!(remaining < 9_999_999, "it was charged with what came in meanwhile: {remaining}");
+}
+
+/// What goes wrong with one question before it is asked says nothing of Redis.
+#[tokio::test]
+async fn a_question_that_cannot_be_asked_keeps_nobody_from_redis() {
+    let database = TestDatabase::new().await;
+    let redis = Redis::new(&database.settings(&[])).unwrap();
+    redis.connect().await;
+    let limits = Limits::new(redis.prefix());
+    let window = |limit| Window { name: "api", limit, length: Duration::from_secs(60), weight: 1, own_limit: false };
+    let ask = async |limit| {
+        let attempt = redis.attempt("somebody").expect("Redis is there");
+        let mut connection = attempt.connection();
+        attempt.answer(limits.admit(&mut connection, "somebody", None, &[window(limit)])).await
+    };
+    assert!(ask(MAX_LIMIT + 1).await.is_err(), "there is no such window");
+    assert!(matches!(ask(MAX_LIMIT).await, Ok(Admission::Admitted { .. })), "and Redis still answers");
 }
 
 /// Redis's clock may be behind. What PostgreSQL's says has ended has ended.
