@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::{self, TrustedProxies, address::NotANetwork},
     api::{self, Cors, Draining, Gate, NotCors, Traffic},
-    config::Settings,
+    config::{self, Settings},
     http::{self, Tls},
     measure::{Gauge, Span, Spans},
     postgres::{self, Database, migrate},
@@ -26,7 +26,7 @@ use crate::{
     },
     redis::{self, Redis},
     telemetry::{
-        audit::Audit,
+        audit::{Audit, Category, Event, Kind, Outcome},
         otlp::{Collector, NotAnEndpoint},
     },
 };
@@ -55,6 +55,11 @@ pub enum BuildError {
     /// HTTPS cannot be spoken.
     #[error(transparent)]
     Tls(#[from] http::TlsError),
+}
+
+/// What an operator should know of these settings before they are used, each as one sentence.
+pub fn warnings(settings: &Settings) -> Vec<String> {
+    config::warnings(settings).into_iter().chain(postgres::warning(settings)).chain(redis::warning(settings)).collect()
 }
 
 /// One server.
@@ -126,7 +131,7 @@ impl App {
 
     /// What of it takes new settings while it runs: the certificate, which stores, with which passwords, and the keys of the configuration.
     pub fn reload(&self) -> Reload {
-        let api::State { database, redis, gate, .. } = self.state.clone();
+        let api::State { database, redis, gate, audit, .. } = self.state.clone();
         let (take_over, tls) = (gate.clone(), self.tls.clone());
         Reload::default()
             .with("the certificate", &[], move |_| {
@@ -142,7 +147,11 @@ impl App {
                 async move { Ok(redis.reload(&settings, || gate.take_over()).await?) }
             })
             .with("api_keys", &["api_keys"], move |settings| {
-                gate.set_configured(&settings.api_keys);
+                if let Some(keys) = gate.set_configured(&settings.api_keys) {
+                    tracing::info!(keys, "api_keys were changed: from now on there are so many of them");
+                    let event = Event::of_process("change_api_keys", Category::Iam, Kind::Change, Outcome::Success);
+                    audit.record(&Event { configured_keys: Some(keys), ..event });
+                }
                 std::future::ready(Ok(()))
             })
     }

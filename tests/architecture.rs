@@ -25,7 +25,7 @@ const OWNERS: [(&[&str], &[&str]); 7] = [
     (&["tokio_postgres", "deadpool_postgres", "refinery", "tokio_postgres_rustls"], &["postgres"]),
     (&["redis"], &["redis", "limits/store", "access/live"]),
     (&["anyhow", "clap"], &["cli"]),
-    (&["config", "dotenvy", "strsim"], &["config"]),
+    (&["config", "dotenvy", "strsim", "toml"], &["config"]),
 ];
 
 #[test]

@@ -31,6 +31,10 @@ for owner in (deployment, job):
         assert container["resources"]["limits"]["memory"]
     assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
+readme = (folder.parent / "README.md").read_text()
+order = [readme.index(f"{step}\n") for step in ("-f deploy/kubernetes/migrate.yaml", "job/whatsnext-migrate", "kubectl apply -k deploy/kubernetes")]
+assert order == sorted(order), "the schema is there before the servers that need it"
+
 pod = deployment["spec"]["template"]["spec"]
 server = pod["containers"][0]
 for probe, path in (("livenessProbe", "/livez"), ("startupProbe", "/livez"), ("readinessProbe", "/readyz")):

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The configured keys, of which only digests are kept. All of them may do everything.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConfiguredKeys(Vec<[u8; 32]>);
 
 impl ConfiguredKeys {
@@ -13,6 +13,11 @@ impl ConfiguredKeys {
     pub fn new(list: &SecretString) -> Self {
         let keys = list.expose_secret().split(',').map(str::trim).filter(|key| !key.is_empty());
         Self(keys.map(digest).collect())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether there are none.

@@ -23,11 +23,12 @@ use super::{
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
      worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Works below any prefix that a proxy adds, and with or without a trailing slash.
+/// Works with and without a trailing slash. Like the API's own paths, what it names begins at the host's root: a proxy that adds a prefix is to take it away
+/// again, and these pages are then not to be had below it.
 const DOCS_PAGE: &str = r#"<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>WhatsNext API</title><base href="/"><link rel="stylesheet" href="docs/swagger-ui.css"></head>
-<body><div id="ui"></div><script src="docs/swagger-ui.js"></script><script src="docs/start.js"></script></body>
+<head><meta charset="utf-8"><title>WhatsNext API</title><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><div id="ui"></div><script src="/docs/swagger-ui.js"></script><script src="/docs/start.js"></script></body>
 </html>
 "#;
 

@@ -11,7 +11,7 @@ use super::{ConfigArguments, audit::Recorder, output};
 use crate::{
     access::{Grants, Key, KeyHash, KeyId, Keys, NewKey, Role, Store},
     api::keys::KeyData,
-    config::Settings,
+    config::{MAX_REQUESTS, Settings},
     postgres::{Database, Page, migrate},
     redis::Redis,
     telemetry::audit::Kind,
@@ -79,7 +79,7 @@ struct Create {
     #[arg(long = "project", value_name = "ID")]
     projects: Vec<i64>,
     /// Requests a minute, 0 for no limit. Without it, the servers' setting.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_REQUESTS)))]
     rate_limit: Option<u32>,
     /// After which time it ends: 12h, 90d … Without it, never.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

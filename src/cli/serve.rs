@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArguments, supervisor};
 use crate::{
-    app::{App, Reloaded},
-    config::{Effective, Sources, load, warnings},
+    app::{App, Reloaded, warnings},
+    config::{Effective, Sources, load},
     http,
     telemetry::{
         self,

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use secrecy::ExposeSecret;
 
-use super::{DatabaseTls, Docs, Settings};
+use super::{Docs, Settings};
+
+/// The most requests a minute that a limit can let in. A window of it notes each.
+pub const MAX_REQUESTS: u32 = 10_000_000;
 
 /// A configuration with which the server does not start.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -17,17 +20,17 @@ pub enum Refusal {
         /// The largest body.
         batch: usize,
     },
-    /// A number of the jobs' settings that makes no sense.
+    /// A number that makes no sense, or that is too large.
     #[error("{name} is {value}: it must be from {least} to {most}")]
     Range {
         /// The setting.
         name: &'static str,
         /// What it is.
-        value: i32,
+        value: i64,
         /// The least that it may be.
-        least: i32,
+        least: i64,
         /// The most.
-        most: i32,
+        most: i64,
     },
     /// How long jobs are kept cannot be less than nothing.
     #[error("retention_days is {0}: it must be a number of days, or 0 to keep finished jobs for ever")]
@@ -60,11 +63,15 @@ impl Settings {
         if limit < 2 * batch {
             return Err(Refusal::InFlight { limit, batch });
         }
+        let requests = i64::from(MAX_REQUESTS);
         for (name, value, least, most) in [
-            ("lease_seconds", self.lease_seconds, 1, 86_400),
-            ("max_attempts", self.max_attempts, 1, 1000),
-            ("backoff_seconds", self.backoff_seconds, 0, 86_400),
-            ("fetch_job_lease_seconds", self.fetch_job_lease_seconds, 0, 86_400 * 365),
+            ("lease_seconds", i64::from(self.lease_seconds), 1, 86_400),
+            ("max_attempts", i64::from(self.max_attempts), 1, 1000),
+            ("backoff_seconds", i64::from(self.backoff_seconds), 0, 86_400),
+            ("fetch_job_lease_seconds", i64::from(self.fetch_job_lease_seconds), 0, 86_400 * 365),
+            ("rate_limit_per_minute", i64::from(self.rate_limit_per_minute), 0, requests),
+            ("report_limit_per_minute", i64::from(self.report_limit_per_minute), 0, requests),
+            ("auth_failures_per_minute", i64::from(self.auth_failures_per_minute), 0, requests),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(Refusal::Range { name, value, least, most });
@@ -86,7 +93,7 @@ impl Settings {
     }
 }
 
-/// Combinations that work but carry a risk, each as one sentence.
+/// Combinations that work but carry a risk, each as one sentence. (What there is to say of the stores, their own modules say.)
 pub fn warnings(settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |applies: bool, text: &str| {
@@ -121,10 +128,6 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
     );
     warn(settings.audit_log_dir.as_os_str().is_empty(), "audit_log_dir is empty: nobody will be able to say who did what");
     warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
-    warn(
-        settings.database_tls != DatabaseTls::VerifyFull && settings.database_is_remote(),
-        "the database is on another machine and database_tls is not verify-full: whoever sits between can pose as the database",
-    );
     warnings
 }
 
@@ -138,20 +141,10 @@ impl Settings {
         let text = self.metrics_bind.as_str();
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Refusal::MetricsBind(text.to_owned())) }
     }
-
-    fn database_is_remote(&self) -> bool {
-        let url = self.database_url.expose_secret();
-        let from_url = url.parse::<url::Url>().ok().and_then(|url| url.host_str().map(ToOwned::to_owned));
-        let host = match from_url {
-            Some(host) => host,
-            None if url.is_empty() => self.database_hostname.clone(),
-            None => return false,
-        };
-        !host.starts_with('/') && !host.starts_with("%2F") && !is_loopback(&host)
-    }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a host is this machine.
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -194,11 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn a_database_elsewhere_without_verified_tls_is_warned_of() {
-        let warned = |flags: &[(&str, &str)]| warnings(&settings(flags)).iter().any(|warning| warning.contains("pose as the database"));
-        assert!(warned(&[("database_hostname", "db.example.org")]));
-        assert!(warned(&[("database_url", "postgres://u:p@db.example.org/whatsnext")]));
-        assert!(!warned(&[("database_hostname", "db.example.org"), ("database_tls", "verify-full")]));
-        assert!(!warned(&[("database_hostname", "/run/postgresql")]));
+    fn limits_that_no_window_can_hold_are_refused() {
+        for name in ["rate_limit_per_minute", "report_limit_per_minute", "auth_failures_per_minute"] {
+            assert_eq!(settings(&[(name, "10000000")]).refuse_unsafe(), Ok(()), "{name}");
+            let refusal = settings(&[(name, "10000001")]).refuse_unsafe().expect_err("it is refused").to_string();
+            assert_eq!(refusal, format!("{name} is 10000001: it must be from 0 to 10000000"));
+        }
+        assert_eq!(MAX_REQUESTS, crate::limits::window::MAX_LIMIT);
     }
 }

@@ -2,18 +2,21 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
-use ::config::{Config, Environment, File, FileFormat, Map, Value};
+use ::config::{Config, ConfigError, Environment, File, FileFormat, Map, Value};
 
-use super::effective::{Effective, SECRETS};
+use super::{
+    effective::{Effective, SECRETS},
+    files::{self, TomlFile},
+};
 
 const DEFAULTS: &str = include_str!("../../deploy/config/default.toml");
 
-/// The sources besides the embedded defaults, weakest first.
-#[derive(Debug, Default)]
+/// The sources besides the embedded defaults, weakest first. There are secrets in them, so they are not `Debug`.
+#[derive(Default)]
 pub struct Sources {
     /// A TOML file (`--config`).
     pub file: Option<PathBuf>,
@@ -33,7 +36,7 @@ impl Sources {
     }
 }
 
-/// Why the configuration cannot be used. Each says what to change.
+/// Why the configuration cannot be used. Each says what to change and where, and repeats no value: whatever was set may be a secret in the wrong place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that was named cannot be read.
@@ -60,17 +63,55 @@ pub enum Error {
         /// The secret.
         name: &'static str,
     },
+    /// A file that holds a secret cannot be read.
+    #[error("{name}_file: cannot read {path}: {source}")]
+    UnreadableSecret {
+        /// The secret.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing in a file that was to hold a secret.
+    #[error("{name}_file: {path} is empty: put the secret into it, or do not set {name}_file")]
+    EmptySecret {
+        /// The secret.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// `.env` is not a list of NAME=VALUE lines.
-    #[error("{path} is not a list of NAME=VALUE lines: line starting `{start}`")]
+    #[error("{path} is not a list of NAME=VALUE lines: look at line {line} (what stands there is not repeated here)")]
     NotDotenv {
         /// The file.
         path: PathBuf,
-        /// The line's name, never its value.
-        start: String,
+        /// Where what is wrong begins.
+        line: usize,
     },
-    /// A value of the wrong kind, or a file that is not TOML.
-    #[error("{0}")]
-    Invalid(String),
+    /// A file that is not TOML, or has something in it that is no setting's value.
+    #[error("{path}, line {line}, column {column}: {what} (what stands there is not repeated here)")]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// Where: the line, from 1.
+        line: usize,
+        /// And the character of the line, from 1.
+        column: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A value of the wrong kind.
+    #[error("`{name}` cannot be what it is set to, which is not repeated here: {expected}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// Something else that the library for configuration does not take.
+    #[error("the settings cannot be put together")]
+    Other,
 }
 
 fn hint(name: &Option<String>) -> String {
@@ -88,15 +129,16 @@ pub fn load(sources: &Sources) -> Result<Effective, Error> {
     let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
 
     if let Some(path) = &sources.file {
-        let text = read(path)?;
-        let file = table(File::from_str(&text, FileFormat::Toml)).map_err(|error| in_file(path, error))?;
-        for name in file.keys() {
+        let text = files::read(path)?;
+        let file = TomlFile::new(path, &text)?;
+        for name in file.names() {
             known(&defaults, name, &path.display().to_string())?;
         }
+        file.check_values()?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
     if let Some(path) = sources.dotenv.as_deref().filter(|path| path.exists()) {
-        let variables = dotenv(path)?;
+        let variables = files::dotenv(path)?;
         for (name, _) in &variables {
             let name = name.to_lowercase();
             if !defaults.contains_key(&name)
@@ -132,7 +174,7 @@ fn from_file(config: Config, defaults: &Map<String, Value>, name: &'static str) 
     if config.get_string(name).map_err(invalid)? != default {
         return Err(Error::TwoSources { name });
     }
-    let secret = read(Path::new(&path))?.trim_end_matches(['\r', '\n']).to_owned();
+    let secret = files::secret(name, Path::new(&path))?;
     Config::builder().add_source(config).set_override(name, secret).and_then(|builder| builder.build()).map_err(invalid)
 }
 
@@ -164,38 +206,29 @@ fn closest(defaults: &Map<String, Value>, name: &str) -> Option<String> {
         .map(|(_, known)| known.clone())
 }
 
-fn dotenv(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let lines = dotenvy::from_path_iter(path).map_err(|error| not_dotenv(path, error))?;
-    lines.map(|line| line.map_err(|error| not_dotenv(path, error))).collect()
-}
-
-fn not_dotenv(path: &Path, error: dotenvy::Error) -> Error {
-    let path = path.to_owned();
-    match error {
-        dotenvy::Error::Io(source) => Error::Unreadable { path, source },
-        dotenvy::Error::LineParse(line, _) => {
-            let name: String = line.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            Error::NotDotenv { path, start: name }
-        }
-        _ => Error::NotDotenv { path, start: String::new() },
-    }
-}
-
 fn table(source: File<::config::FileSourceString, FileFormat>) -> Result<Map<String, Value>, Error> {
     let config = Config::builder().add_source(source).build().map_err(invalid)?;
     config.cache.into_table().map_err(invalid)
 }
 
-fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
+/// Leaves out what the library says of values.
+fn invalid(error: ConfigError) -> Error {
+    match error {
+        ConfigError::Type { key: Some(name), expected, .. } => {
+            let expected = format!("it must be {}", expected.replace("an signed", "a signed"));
+            Error::Value { name, expected }
+        }
+        ConfigError::At { key: Some(name), .. } => Error::Value { expected: documented(&name), name },
+        _ => Error::Other,
+    }
 }
 
-fn in_file(path: &Path, error: Error) -> Error {
-    Error::Invalid(format!("{}: {error}", path.display()))
-}
-
-fn invalid(error: ::config::ConfigError) -> Error {
-    Error::Invalid(error.to_string())
+/// What stands before a setting in the defaults, which for those with a choice says what there is to choose from.
+fn documented(name: &str) -> String {
+    let is_it = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(" ="));
+    let before: Vec<&str> = DEFAULTS.lines().take_while(|line| !is_it(line)).collect();
+    let comment: Vec<&str> = before.iter().rev().map_while(|line| line.strip_prefix("# ")).collect();
+    comment.into_iter().rev().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -273,11 +306,47 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_wrong_kind_are_named() {
-        for (name, value) in [("port", "eighty"), ("database_tls", "maybe"), ("disable_auth", "perhaps"), ("log_format", "xml")] {
-            let error = load(&Sources { flags: pairs(&[(name, value)]), ..Sources::default() }).expect_err("it is refused");
-            assert!(error.to_string().contains(name), "{name}: {error}");
+    fn a_file_for_a_secret_must_have_one() {
+        let load = |path: &str| load(&Sources { environment: pairs(&[("AUDIT_KEY_FILE", path)]), ..Sources::default() });
+        for empty in ["", "\n", " \r\n\t\n"] {
+            let empty = file(empty);
+            let error = load(&empty.path().display().to_string()).expect_err("it is refused").to_string();
+            assert!(error.contains("audit_key_file") && error.contains(&*empty.path().to_string_lossy()), "{error}");
         }
+        let error = load("/nonexistent/key").expect_err("it is refused").to_string();
+        assert!(error.starts_with("audit_key_file: cannot read /nonexistent/key: "), "{error}");
+        assert_eq!(load("").expect("no file is named").settings.audit_key.expose_secret(), "");
+    }
+
+    #[test]
+    fn values_of_the_wrong_kind_are_named_and_not_repeated() {
+        let of_flags = |name, value| load(&Sources { flags: pairs(&[(name, value)]), ..Sources::default() });
+        let of_file = |name, value| {
+            let toml = file(&format!("{name} = {value}\n"));
+            load(&Sources { file: Some(toml.path().to_owned()), ..Sources::default() })
+        };
+        for (name, expected) in [
+            ("port", "integer"),
+            ("database_pool_size", "integer"),
+            ("lease_seconds", "integer"),
+            ("retention_days", "floating point"),
+            ("disable_auth", "boolean"),
+            ("database_tls", "disable, prefer, require"),
+            ("database_pooler", "none, or transaction"),
+            ("redis_failure", "degrade"),
+            ("forwarded_by", "x-forwarded-for, forwarded"),
+            ("docs", "public, key"),
+            ("log_format", "text or json"),
+            ("audit_failure", "continue"),
+        ] {
+            for error in [of_flags(name, "canary"), of_file(name, "\"canary\"")] {
+                let error = error.expect_err("it is refused");
+                let shown = format!("{error} {error:?}");
+                assert!(shown.contains(&format!("`{name}`")) && shown.contains(expected) && !shown.contains("canary"), "{name}: {shown}");
+            }
+        }
+        let error = of_flags("port", "70000").expect_err("it is refused").to_string();
+        assert!(error.contains("`port`") && error.contains("16 bit") && !error.contains("70000"), "{error}");
         let loaded = load(&Sources { flags: pairs(&[("database_tls", "verify-full"), ("log_format", "json")]), ..Sources::default() });
         let loaded = loaded.expect("it loads").settings;
         assert_eq!((loaded.database_tls, loaded.log_format), (DatabaseTls::VerifyFull, LogFormat::Json));

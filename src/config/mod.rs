@@ -6,7 +6,9 @@
 mod authorities;
 mod check;
 mod effective;
+mod files;
 mod load;
+mod unverified;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,9 +16,10 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use authorities::{AuthoritiesError, authorities, read_authorities};
-pub use check::{Refusal, warnings};
+pub use check::{MAX_REQUESTS, Refusal, is_loopback, warnings};
 pub use effective::{Effective, is_secret};
 pub use load::{Error, Sources, load};
+pub use unverified::any_server;
 
 /// Everything that can be set. Names, units and defaults are those of `deploy/config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]

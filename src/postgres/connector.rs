@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_postgres::{Config, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{SetupError, connection_config, tls};
+use super::{SetupError, settings::connection_config, tls};
 use crate::config::{DatabaseTls, Settings};
 
 type Connected = Result<(tokio_postgres::Client, JoinHandle<()>), tokio_postgres::Error>;

@@ -7,6 +7,7 @@ mod lanes;
 pub mod migrate;
 mod page;
 pub mod query;
+mod settings;
 mod statements;
 mod stats;
 mod tls;
@@ -14,10 +15,9 @@ mod tls;
 use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
-use secrecy::ExposeSecret;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::config::{AuthoritiesError, DatabasePooler, DatabaseTls, Settings};
+use crate::config::{AuthoritiesError, DatabasePooler, Settings};
 
 use connector::{Connector, Target};
 use lanes::{Lanes, Place};
@@ -28,6 +28,7 @@ pub use client::{Client, Executor, Transaction};
 pub use error::Error;
 pub use page::{Listing, Page, no_number};
 pub use query::{LargePage, Query};
+pub use settings::warning;
 pub use statements::Statements;
 pub use stats::Stats;
 pub use tokio_postgres::{Row, types};
@@ -57,6 +58,14 @@ pub enum SetupError {
     /// `database_url` cannot be read. Its text is not repeated: it may hold a password.
     #[error("database_url is not of the form postgres://user:password@host:port/name")]
     Url,
+    /// `database_url` has something that another setting says, and of which it would be overridden.
+    #[error("database_url has `{parameter}`, which is not read there: leave it out and set {instead}")]
+    TlsInUrl {
+        /// What it has.
+        parameter: &'static str,
+        /// What says it.
+        instead: &'static str,
+    },
     /// The authorities to trust cannot be loaded.
     #[error("database_ca_file: {0}")]
     Authorities(#[from] AuthoritiesError),
@@ -280,48 +289,4 @@ pub async fn create_database(maintenance: &Database) -> Result<(), Error> {
         query::schema::CREATE_DATABASE.execute(&client, &[]).await?;
     }
     Ok(())
-}
-
-/// What to connect to, with the time-outs that hold for every connection.
-pub(crate) fn connection_config(settings: &Settings) -> Result<tokio_postgres::Config, SetupError> {
-    let url = settings.database_url.expose_secret();
-    let mut config = if url.is_empty() {
-        let mut config = tokio_postgres::Config::new();
-        config.host(&settings.database_hostname).port(settings.database_port).user(&settings.database_user).dbname(&settings.database_name);
-        config
-    } else {
-        url.parse().map_err(|_| SetupError::Url)?
-    };
-    if !settings.database_password.expose_secret().is_empty() {
-        config.password(settings.database_password.expose_secret());
-    }
-    if settings.database_pooler == DatabasePooler::None {
-        config.options(session(settings));
-    }
-    config
-        .application_name("whatsnext")
-        .connect_timeout(Duration::from_secs(settings.database_connect_timeout_seconds))
-        .keepalives_idle(Duration::from_secs(15))
-        .tcp_user_timeout(Duration::from_secs(10))
-        .ssl_mode(match settings.database_tls {
-            DatabaseTls::Disable => tokio_postgres::config::SslMode::Disable,
-            DatabaseTls::Prefer => tokio_postgres::config::SslMode::Prefer,
-            DatabaseTls::Require | DatabaseTls::VerifyFull => tokio_postgres::config::SslMode::Require,
-        });
-    if config.get_hosts().iter().all(|host| matches!(host, tokio_postgres::config::Host::Unix(_))) {
-        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-    }
-    Ok(config)
-}
-
-/// What holds in every session. A pooler's sessions are its own: there it is for the pooler to say this (`deploy/pgbouncer`).
-fn session(settings: &Settings) -> String {
-    let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
-    // The statements are written so that one plan is right for all values (sql/README.md). Left to itself PostgreSQL plans a claim anew each time, which
-    // takes longer than the claim. JIT costs more than it gives for statements that take microseconds. Whoever waited for a lock must see what was done
-    // under it, whatever the database's default is.
-    format!(
-        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off \
-         -c default_transaction_isolation=read\\ committed"
-    )
 }

@@ -79,6 +79,13 @@ pub enum SetupError {
     Prefix,
 }
 
+/// What is risky about the way to Redis, if anything is.
+pub fn warning(settings: &Settings) -> Option<String> {
+    url::is_open(settings.redis_url.expose_secret()).then(|| {
+        "Redis is on another machine and redis_url is not rediss…: whoever sits between can read its password, let themselves in and lift limits".to_owned()
+    })
+}
+
 /// New settings are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {

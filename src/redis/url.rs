@@ -12,6 +12,8 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::config::is_loopback;
+
 /// Where a server that holds data listens if nothing else is said.
 const PORT: u16 = 6379;
 
@@ -73,6 +75,20 @@ pub(super) fn place(url: &str) -> Option<Place> {
     Some(Place::Sentinel { sentinels, name, master: Master { before: format!("{scheme}://{credentials}"), db } })
 }
 
+/// Whether it leads to another machine without TLS.
+pub(super) fn is_open(url: &str) -> bool {
+    let urls = match place(url) {
+        Some(Place::One) => vec![url.to_owned()],
+        Some(Place::Cluster(nodes)) => nodes,
+        Some(Place::Sentinel { sentinels, .. }) => sentinels,
+        None => Vec::new(),
+    };
+    urls.iter().filter_map(|url| url::Url::parse(url).ok()).any(|url| {
+        let is_tls = matches!(url.scheme(), "rediss" | "valkeys");
+        !is_tls && url.host_str().is_some_and(|host| !host.is_empty() && !is_loopback(host))
+    })
+}
+
 /// The URL of each host of a list.
 fn each(hosts: &str, scheme: &str, credentials: &str, default_port: u16) -> Option<Vec<String>> {
     let url = |host: &str| {
@@ -109,6 +125,28 @@ mod tests {
     fn what_is_neither_a_cluster_nor_sentinels_is_one_server() {
         for url in ["redis://:p@h:1/2", "rediss://h", "redis+unix:///tmp/s", "unix:///tmp/s", "http://h"] {
             assert_eq!(place(url), Some(Place::One), "{url}");
+        }
+    }
+
+    #[test]
+    fn without_tls_only_this_machine_is_safe() {
+        for open in [
+            "redis://cache",
+            "redis://:p@10.0.0.7:6379/0",
+            "redis+cluster://u:p@localhost,cache:7000",
+            "redis+sentinel://:p@[::1],sentinel/m/0",
+        ] {
+            assert!(is_open(open), "{open}");
+            assert!(!is_open(&open.replacen("redis", "rediss", 1)), "{open} with TLS");
+        }
+        for safe in [
+            "redis://localhost",
+            "redis://:p@127.0.0.1:6379/0",
+            "redis://[::1]/",
+            "redis+unix:///tmp/s",
+            "redis+cluster://[::1],localhost:1",
+        ] {
+            assert!(!is_open(safe), "{safe}");
         }
     }
 

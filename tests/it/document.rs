@@ -125,6 +125,10 @@ async fn the_pages_need_nothing_from_elsewhere() {
         let html = api.get(page).await;
         assert!(html.header("content-type").starts_with("text/html"), "{page}");
         assert!(!html.text.contains("http"), "{page} names no other host:\n{}", html.text);
+        // The page is the same with a trailing slash, and the policy lets no <base> say from where they count.
+        for name in html.text.split(['"']).filter(|part| part.ends_with(".js") || part.ends_with(".css")) {
+            assert!(name.starts_with(page), "{page} names {name}, which should begin at the root");
+        }
         let policy = html.header("content-security-policy");
         assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
         for file in files {

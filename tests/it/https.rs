@@ -9,6 +9,7 @@ use std::{
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, Version, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -78,10 +79,15 @@ async fn said(address: SocketAddr, words: &[u8]) -> Vec<u8> {
 async fn both_versions_of_http_come_over_tls_and_nothing_else_does() {
     let (database, authority) = (TestDatabase::new().await, Authority::new());
     let server = Server::start_with_tls(&database, &authority.issue(&["localhost"]), &[]).await;
-    for (protocols, version) in [(&BOTH[..], Version::HTTP_2), (&BOTH[1..], Version::HTTP_11), (&[], Version::HTTP_11)] {
-        let answer = get(&authority.client(None, protocols), server.address, "/projects").await.expect("an answer");
-        assert_eq!((answer.status().as_u16(), answer.version(), answer.body().as_str()), (200, version, "[]"));
-        assert_eq!(answer.headers()["strict-transport-security"], "max-age=31536000");
+    for tls in [&TLS12, &TLS13] {
+        for (protocols, version) in [(&BOTH[..], Version::HTTP_2), (&BOTH[1..], Version::HTTP_11), (&[], Version::HTTP_11)] {
+            let stream =
+                connect(&authority.client_of(&[tls], None, protocols), server.address).await.expect("a client of one version of TLS");
+            assert_eq!(stream.get_ref().1.protocol_version(), Some(tls.version));
+            let answer = Client::over(stream).await.unwrap().get("/projects").await.expect("an answer");
+            assert_eq!((answer.status().as_u16(), answer.version(), answer.body().as_str()), (200, version, "[]"));
+            assert_eq!(answer.headers()["strict-transport-security"], "max-age=31536000");
+        }
     }
     assert!(get(&authority.client(None, &["http/1.0"]), server.address, "/livez").await.is_err(), "a protocol that nobody speaks");
     assert!(
@@ -207,8 +213,8 @@ async fn only_clients_with_a_certificate_of_the_authority_come_in() {
     let server = Server::start_with_tls(&database, &pair, &[("tls_client_ca_file", &file)]).await;
     let (member, stranger) = (of_clients.issue(&["node-1"]), of_others.issue(&["node-1"]));
     let expired = of_clients.issue_expired(&["node-1"]);
-    for protocols in [&BOTH[..1], &BOTH[1..]] {
-        let get = async |shown| get(&authority.client(shown, protocols), server.address, "/livez").await;
+    for (tls, protocols) in [(&TLS12, &BOTH[..1]), (&TLS12, &BOTH[1..]), (&TLS13, &BOTH[..1]), (&TLS13, &BOTH[1..])] {
+        let get = async |shown| get(&authority.client_of(&[tls], shown, protocols), server.address, "/livez").await;
         assert_eq!(get(Some(&member)).await.expect("it is let in").status(), 200);
         assert!(get(None).await.is_err(), "no certificate");
         assert!(get(Some(&stranger)).await.is_err(), "of another authority");

@@ -33,6 +33,7 @@ mod permissions;
 mod pooler;
 mod schema;
 mod secrets;
+mod settings;
 mod stores;
 mod supervised;
 mod support;

@@ -257,15 +257,24 @@ async fn the_keys_of_the_configuration_are_changed_without_a_restart() {
     let status = async |key: &str| process.api.with_key(key).get("/projects").await.status;
     assert_eq!((status("one").await, status("two").await, status("three").await), (200, 200, 401));
     process.api.with_key("two").post("/projects", json!({"name": "p"})).await.expect(201);
-    write(&file, "two,three");
+    write(&file, "two,three,four");
     process.signal(Signal::SIGHUP);
     eventually("they are read", || async { reloads(&audit) == ["success"] }).await;
+    process.signal(Signal::SIGHUP);
+    eventually("nothing is new", || async { reloads(&audit) == ["success", "success"] }).await;
     assert_eq!((status("one").await, status("two").await, status("three").await), (401, 200, 200));
     process.api.with_key("three").delete("/projects/1").await;
     process.api.with_key("two").delete("/projects/1").await;
-    process.terminate().await;
-    // Told apart by their places, of which nobody learns anything about them.
+    let log = process.terminate().await;
+    assert_eq!(log.matches("api_keys were changed").count(), 1, "{log}");
     let lines = audit_lines(&audit);
+    // A change of keys, as those of the database have it; how many there are now, and no more.
+    let changes: Vec<&Value> = lines.iter().filter(|line| line["event.action"] == "change_api_keys").collect();
+    assert_eq!(changes.len(), 1, "expected one change of api_keys: {changes:#?}");
+    assert_eq!((&changes[0]["event.category"], &changes[0]["event.type"]), (&json!(["iam"]), &json!(["change"])));
+    assert_eq!((&changes[0]["event.outcome"], &changes[0]["whatsnext.configured_keys"]), (&json!("success"), &json!(3)));
+    assert!(!changes[0].to_string().contains("three") && !log.contains("three"), "{} {log}", changes[0]);
+    // Told apart by their places, of which nobody learns anything about them.
     let whose = |action: &str| -> Vec<Value> {
         lines.iter().filter(|line| line["event.action"] == action).map(|line| line["user.id"].clone()).collect()
     };

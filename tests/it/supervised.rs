@@ -11,7 +11,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use crate::support::{Process, Server, TestDatabase, free_port, program};
+use crate::support::{Authority, Process, Server, TestDatabase, free_port, program};
 
 /// `Type=notify` and `WatchdogSec=`, as systemd's side of it.
 #[tokio::test]
@@ -61,6 +61,53 @@ async fn probe_says_whether_the_server_lives_and_is_ready() {
     assert!(said(probe(&[], "127.0.0.1", port).await).0, "it lives until it has stopped");
     let (lives, why) = said(probe(&[], "127.0.0.1", free_port()).await);
     assert!(!lives && why.contains("nobody listens"), "{why}");
+}
+
+/// The same for a server that speaks TLS, expects a PROXY header from this machine, or both.
+#[tokio::test]
+async fn probe_speaks_as_the_server_is_spoken_to() {
+    let (database, authority, of_clients) = (TestDatabase::new().await, Authority::new(), Authority::new());
+    let (pair, member) = (authority.issue(&["elsewhere.example"]), of_clients.issue(&["probe"]));
+    let files = [pair.certificate(), pair.key(), member.certificate(), member.key()].map(|file| file.display().to_string());
+    let [certificate, key, shown, its_key] = files.each_ref().map(String::as_str);
+    let (tls, clients) = ([("TLS_CERT_FILE", certificate), ("TLS_KEY_FILE", key)], [("TLS_CLIENT_CA_FILE", &*of_clients.file())]);
+    let announced = [("FORWARDED_BY", "proxy-protocol"), ("TRUSTED_PROXIES", "10.0.0.0/8, 127.0.0.0/8")];
+    let of_others = [("FORWARDED_BY", "proxy-protocol"), ("TRUSTED_PROXIES", "10.0.0.0/8")];
+    let probe = async |more: &[&str], environment: &[(&str, &str)], port: u16| {
+        let mut command = program(&database);
+        command.arg("probe").args(more).envs(environment.iter().copied()).env("PORT", port.to_string());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let good = (true, String::new());
+    for environment in [&tls[..], &announced, &of_others, &[tls, announced].concat()] {
+        let process = Process::start_listening(&database, environment).await;
+        let port = process.address().port();
+        assert_eq!(probe(&[], environment, port).await, good, "{environment:?}");
+        assert_eq!(probe(&["--ready"], environment, port).await, good, "{environment:?}");
+        process.signal(Signal::SIGTERM);
+        assert!(process.end().await.0.success());
+        assert!(!probe(&[], environment, port).await.0, "nobody is there: {environment:?}");
+    }
+
+    // Nobody comes in without a certificate: that much can be learned without one, and all else with one.
+    let environment = [&tls[..], &clients].concat();
+    let process = Process::start_listening(&database, &environment).await;
+    let port = process.address().port();
+    assert_eq!(probe(&[], &environment, port).await, good);
+    let (is_ready, why) = probe(&["--ready"], &environment, port).await;
+    assert!(!is_ready && why.contains("tls_client_ca_file") && why.contains("--certificate"), "{why}");
+    assert_eq!(probe(&["--ready", "--certificate", shown, "--key", its_key], &environment, port).await, good);
+    let (lives, why) = probe(&["--certificate", certificate, "--key", key], &environment, port).await;
+    assert!(!lives && why.contains("no answer from"), "a certificate of another authority: {why}");
+    // As it is after the setting was taken out of a file, before the server is started again.
+    assert_eq!(probe(&[], &tls, port).await, good);
+    drop(process);
+
+    // Who takes connections and says nothing does not live.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (lives, why) = probe(&[], &environment, silent.local_addr().unwrap().port()).await;
+    assert!(!lives && why.contains("no answer from"), "{why}");
 }
 
 /// A proxy that keeps connections is told with each answer that a server which stops is to get no more requests over this one.

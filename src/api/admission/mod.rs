@@ -164,9 +164,13 @@ impl Gate {
         })))
     }
 
-    /// Takes other keys of the configuration in place of those there were.
-    pub fn set_configured(&self, list: &SecretString) {
-        *self.0.configured.write().unwrap_or_else(PoisonError::into_inner) = ConfiguredKeys::new(list);
+    /// Takes other keys of the configuration in place of those there were. Returns how many there are now if they are not the same.
+    pub fn set_configured(&self, list: &SecretString) -> Option<usize> {
+        let keys = ConfiguredKeys::new(list);
+        let mut current = self.0.configured.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = (*current != keys).then(|| keys.len());
+        *current = keys;
+        changed
     }
 
     /// The proxies that announce connections before the first request of each (PROXY protocol): nobody, if they tell in another way.

@@ -9,7 +9,7 @@ use poem_openapi::{
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
-use crate::api::extract::FromText;
+use crate::{api::extract::FromText, config::MAX_REQUESTS};
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,7 +24,7 @@ pub type Amount = Whole<0, { i32::MAX as i64 }>;
 /// Higher is sooner. Not the least number of 32 bits, which has no negative.
 pub type Priority = Whole<{ -(i32::MAX as i64) }, { i32::MAX as i64 }>;
 /// Requests a minute, or seconds.
-pub type Count = Whole<0, 10_000_000>;
+pub type Count = Whole<0, { MAX_REQUESTS as i64 }>;
 /// How often a job is tried.
 pub type Tries = Whole<1, 1000>;
 /// Seconds between two attempts.

@@ -58,6 +58,9 @@ pub struct Event<'a> {
     /// What it was done to: ids that servers gave out.
     #[serde(rename = "whatsnext.target", skip_serializing_if = "Map::is_empty")]
     pub target: Map<String, Value>,
+    /// How many keys the configuration has (`api_keys`), where that was changed.
+    #[serde(rename = "whatsnext.configured_keys", skip_serializing_if = "Option::is_none")]
+    pub configured_keys: Option<usize>,
     /// How many of these there were, besides those that have lines of their own.
     #[serde(rename = "whatsnext.audit.folded", skip_serializing_if = "Option::is_none")]
     pub folded: Option<u64>,
@@ -143,6 +146,7 @@ impl Event<'_> {
             route: None,
             trace: None,
             target: Map::new(),
+            configured_keys: None,
             folded: None,
             lost: None,
             torn_bytes: None,

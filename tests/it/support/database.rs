@@ -79,6 +79,11 @@ impl TestDatabase {
         settings_of(&self.name, flags)
     }
 
+    /// What such a server's settings are made of.
+    pub(crate) fn flags(&self, flags: &[(&str, &str)]) -> Vec<(String, String)> {
+        flags_of(&self.name, flags)
+    }
+
     /// The library's way to this database.
     pub(crate) fn database(&self) -> Database {
         Database::new(&self.settings(&[])).expect("a pool")
@@ -168,6 +173,10 @@ impl Drop for TestDatabase {
 }
 
 fn settings_of(name: &str, flags: &[(&str, &str)]) -> Settings {
+    load(&Sources { flags: flags_of(name, flags), ..Sources::default() }).expect("the settings are sound").settings
+}
+
+fn flags_of(name: &str, flags: &[(&str, &str)]) -> Vec<(String, String)> {
     let own = [
         ("redis_url", store_url("WHATSNEXT_TEST_REDIS_URL")),
         ("redis_key_prefix", name.to_owned()),
@@ -175,8 +184,7 @@ fn settings_of(name: &str, flags: &[(&str, &str)]) -> Settings {
         ("rate_limit_per_minute", "0".to_owned()),
     ];
     let flags = for_servers(name).into_iter().chain(own).chain(flags.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let flags = flags.map(|(name, value)| (name.to_owned(), value)).collect();
-    load(&Sources { flags, ..Sources::default() }).expect("the settings are sound").settings
+    flags.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn for_servers(name: &str) -> [(&'static str, String); 2] {

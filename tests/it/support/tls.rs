@@ -4,8 +4,9 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    version::{TLS12, TLS13},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -62,11 +63,20 @@ impl Authority {
 
     /// What a client needs that trusts this authority, and shows a certificate if it has one.
     pub(crate) fn client(&self, shown: Option<&Pair>, protocols: &[&str]) -> TlsConnector {
+        self.client_of(&[&TLS12, &TLS13], shown, protocols)
+    }
+
+    /// The same, which speaks only these versions of TLS.
+    pub(crate) fn client_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        shown: Option<&Pair>,
+        protocols: &[&str],
+    ) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap().with_root_certificates(roots);
         let mut config = match shown {
             Some(pair) => builder.with_client_auth_cert(pair.chain(), pair.private_key()).unwrap(),
             None => builder.with_no_client_auth(),
