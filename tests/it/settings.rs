@@ -3,10 +3,16 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use whatsnext::{
     app::{App, Reloaded},
     config::{Sources, load},
@@ -21,7 +27,20 @@ fn reloads(folder: &Path) -> Vec<String> {
     lines.map(|line| line["event.outcome"].as_str().unwrap().to_owned()).collect()
 }
 
-fn said(output: Output) -> (bool, String) {
+/// Runs a command that ends by itself. Returns whether all was well, and what it said.
+fn said(command: &mut Command) -> (bool, String) {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let (end, ended) = mpsc::channel::<()>();
+    // A server that starts although it should not fails the test, and does not keep it waiting.
+    let watch = thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(end);
+    watch.join().unwrap();
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
     (output.status.success(), text)
 }
@@ -48,7 +67,7 @@ async fn a_broken_file_is_told_by_its_place_and_no_secret_of_it_is_repeated() {
         // Which would go before the files.
         command.env_remove("DATABASE_URL").current_dir(folder.path());
         command.args(&arguments[..1]).args(more).args(&arguments[1..]);
-        let (is_good, said) = said(command.output().unwrap());
+        let (is_good, said) = said(&mut command);
         assert!(!is_good && said.contains(place), "{arguments:?} says where: expected {place:?} in {said}");
         assert!(!said.contains("canary"), "{arguments:?}: {said}");
     };
@@ -74,7 +93,7 @@ async fn a_broken_file_is_told_by_its_place_and_no_secret_of_it_is_repeated() {
     }
     for url in ["redis://:canary@cache:canary/0", "redis+cluster://:canary@", "redis+sentinel://:canary@a/m?canary", "canary"] {
         let mut command = program(&database);
-        let (is_good, said) = said(command.arg("serve").env("REDIS_URL", url).output().unwrap());
+        let (is_good, said) = said(command.arg("serve").env("REDIS_URL", url));
         assert!(!is_good && said.contains("redis_url") && !said.contains("canary"), "{said}");
     }
 }
@@ -120,7 +139,7 @@ async fn a_server_does_not_start_with_a_secret_that_is_not_there() {
             let mut command = program(&database);
             command.arg("serve").env("PORT", "0").env("AUDIT_LOG_DIR", &audit);
             command.env_remove(name.to_uppercase()).env(format!("{}_FILE", name.to_uppercase()), file);
-            let (is_good, said) = said(command.output().unwrap());
+            let (is_good, said) = said(&mut command);
             let (setting, file) = (format!("{name}_file"), file.display().to_string());
             assert!(!is_good && said.contains(&setting) && said.contains(&file) && said.contains(why), "{name}: {said}");
         }
@@ -151,12 +170,12 @@ async fn limits_that_no_window_can_hold_are_refused_by_all_who_set_them() {
     let database = TestDatabase::new().await;
     for name in ["rate_limit_per_minute", "report_limit_per_minute", "auth_failures_per_minute"] {
         let mut command = program(&database);
-        let (is_good, said) = said(command.arg("serve").env("PORT", "0").env(name.to_uppercase(), "10000001").output().unwrap());
+        let (is_good, said) = said(command.arg("serve").env("PORT", "0").env(name.to_uppercase(), "10000001"));
         assert!(!is_good && said.contains(&format!("{name} is 10000001: it must be from 0 to 10000000")), "{said}");
     }
     let create = |limit: &str| {
         let mut command = program(&database);
-        said(command.args(["keys", "create", "--name", "k", "--role", "admin", "--rate-limit", limit]).output().unwrap())
+        said(command.args(["keys", "create", "--name", "k", "--role", "admin", "--rate-limit", limit]))
     };
     let (is_good, said) = create("10000001");
     assert!(!is_good && said.contains("--rate-limit") && said.contains("10000000"), "{said}");
@@ -167,7 +186,7 @@ async fn limits_that_no_window_can_hold_are_refused_by_all_who_set_them() {
 #[tokio::test]
 async fn a_database_url_that_speaks_of_tls_is_refused_and_a_store_elsewhere_without_it_is_warned_of() {
     let database = TestDatabase::new().await;
-    let checked = |name: &str, url: &str| said(program(&database).args(["serve", "--check"]).env(name, url).output().unwrap());
+    let checked = |name: &str, url: &str| said(program(&database).args(["serve", "--check"]).env(name, url));
     let (is_good, said) = checked("DATABASE_URL", "postgres://u:canary@db/x?sslmode=require");
     assert!(
         !is_good && said.contains("database_url has `sslmode`") && said.contains("set database_tls") && !said.contains("canary"),
