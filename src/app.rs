@@ -149,7 +149,7 @@ impl App {
             .with("api_keys", &["api_keys"], move |settings| {
                 if let Some(keys) = gate.set_configured(&settings.api_keys) {
                     tracing::info!(keys, "api_keys were changed: from now on there are so many of them");
-                    let event = Event::of_process("change_api_keys", Category::Iam, Kind::Change, Outcome::Success);
+                    let event = Event::new("change_api_keys", Category::Iam, Kind::Change, Outcome::Success);
                     audit.record(&Event { configured_keys: Some(keys), ..event });
                 }
                 std::future::ready(Ok(()))

@@ -169,7 +169,7 @@ async fn who_signs_off_while_waiting_is_given_nothing_and_stays_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_come_before_those_who_just_came() {
     let world = World::new().await;
-    for client in ["waits", "comes", "full"] {
+    for client in ["waits", "comes", "locked"] {
         world.client(client, 1, 0).await;
     }
     let (mut database, watcher) = (world.database.connect().await, world.database.connect().await);
@@ -179,19 +179,15 @@ async fn those_who_wait_come_before_those_who_just_came() {
         let claim = json!({"client_id": client, "wait_seconds": 30, "task_ids": [task]});
         tokio::spawn(async move { api.post(&path, claim).await.expect(200)["jobs"][0]["job"]["id"].as_i64() })
     };
-    // One that has no room just now waits for a job that is there.
-    world.job_with("taken", json!({"task_id": other})).await;
-    claim("full", other).await.unwrap();
-    let full = claim("full", other);
     for _ in 0..3 {
         watcher.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
-        let waits = claim("waits", world.task);
-        let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'waits'";
-        eventually("the claim is parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
-        // The server looks again for the one without room, and has to wait, since somebody else has locked that client.
+        let (waits, locked) = (claim("waits", world.task), claim("locked", other));
+        let heard = "select bool_and(last_heartbeat > now() - interval '30 seconds') from clients where id in ('waits', 'locked')";
+        eventually("both claims are parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+        // The server serves one of them, and has to wait, since somebody else has locked that client.
         let transaction = database.transaction().await.unwrap();
-        transaction.execute("select from clients where id = 'full' for update", &[]).await.unwrap();
-        world.job_with("ready", json!({"task_id": other})).await;
+        transaction.execute("select from clients where id = 'locked' for update", &[]).await.unwrap();
+        let first = world.job_with("first", json!({"task_id": other})).await;
         eventually("the server waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
         // Meanwhile another one comes, and then there is a job.
         let comes = claim("comes", world.task);
@@ -203,10 +199,10 @@ async fn those_who_wait_come_before_those_who_just_came() {
         assert_eq!(waits.await.unwrap(), Some(job), "whoever waited longest has it");
         let more = world.job("j").await;
         assert_eq!(comes.await.unwrap(), Some(more));
-        for job in [job, more] {
+        assert_eq!(locked.await.unwrap(), Some(first));
+        for job in [job, more, first] {
             world.say(job, 1, "complete", json!({})).await.expect(200);
         }
     }
-    full.abort();
     world.end().await;
 }
