@@ -25,6 +25,7 @@ mod key;
 mod last_used;
 mod lately;
 mod principal;
+mod standing;
 mod subject;
 mod tally;
 mod tend;
@@ -40,13 +41,12 @@ use secrecy::SecretString;
 pub use arrival::Arrival;
 pub use class::Class;
 pub use principal::{Principal, Who};
+pub use standing::Limit;
 pub use tally::Count;
 
 use super::Error;
 use crate::{
-    access::{
-        self, ConfiguredKeys, HeldToken, KeyId, KeyInfo, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork,
-    },
+    access::{self, ConfiguredKeys, HeldToken, KeyId, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork},
     config::{ForwardedBy, Settings},
     http::Head,
     limits::{Guard, Window},
@@ -106,17 +106,6 @@ struct Inner {
     issued: Issued,
     visitors: Visitors,
     tally: Tally,
-}
-
-/// How a key's window stands.
-#[derive(Debug, Clone, Copy)]
-pub struct Limit {
-    /// Requests a minute; 0 for no limit.
-    pub limit: u32,
-    /// How many more could come now.
-    pub remaining: u32,
-    /// In how many milliseconds it is empty if nothing else comes.
-    pub reset_ms: u64,
 }
 
 /// A request that came in.
@@ -194,30 +183,6 @@ impl Gate {
     /// The tokens that it knows.
     pub fn tokens(&self) -> &Tokens {
         &self.0.tokens
-    }
-
-    /// How a key's window stands, with nothing taken.
-    ///
-    /// # Errors
-    ///
-    /// 503 while Redis is away.
-    pub async fn limit_of(&self, key: &KeyInfo) -> Result<Limit, Error> {
-        let window = self.0.api_window(key.rate_limit);
-        let standing = self.0.decider.standing(Subject::Key(key.id), window).await?;
-        Ok(Limit {
-            limit: window.limit,
-            remaining: standing.map_or(0, |standing| standing.remaining),
-            reset_ms: standing.map_or(0, |standing| standing.reset_ms),
-        })
-    }
-
-    /// Forgets what a key has used of its limits, in each class.
-    ///
-    /// # Errors
-    ///
-    /// 503 while Redis is away.
-    pub async fn reset(&self, key: &KeyInfo) -> Result<(), Error> {
-        self.0.decider.reset(Subject::Key(key.id), &Class::ALL.map(Class::name)).await
     }
 
     /// Looks at a request, without asking anybody.
