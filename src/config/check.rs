@@ -9,6 +9,9 @@ use super::{Docs, Settings};
 /// The most requests a minute that a limit can let in. A window of it notes each.
 pub const MAX_REQUESTS: u32 = 10_000_000;
 
+/// From how many characters on nobody finds a key of `api_keys` by trying.
+pub const LONG_KEY: usize = 32;
+
 /// A configuration with which the server does not start.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
@@ -106,6 +109,11 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         !settings.api_keys.expose_secret().is_empty(),
         "api_keys is set: such keys may do everything, and each server has to be told of changes. Make keys with `whatsnext keys create --name NAME \
          --role admin` instead",
+    );
+    let keys = settings.api_keys.expose_secret().split(',').map(str::trim);
+    warn(
+        keys.into_iter().any(|key| !key.is_empty() && key.chars().count() < LONG_KEY),
+        "api_keys has keys of less than 32 characters, which could be found by trying: wrong keys from their owner's address keep all of api_keys out",
     );
     warn(settings.rate_limit_per_minute == 0, "rate_limit_per_minute=0: nothing limits how many requests a key or an address may send");
     warn(settings.report_limit_per_minute == 0, "report_limit_per_minute=0: nothing limits how many heartbeats and reports a key may send");

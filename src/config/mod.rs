@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use authorities::{AuthoritiesError, authorities, read_authorities};
-pub use check::{MAX_REQUESTS, Refusal, is_loopback, warnings};
+pub use check::{LONG_KEY, MAX_REQUESTS, Refusal, is_loopback, warnings};
 pub use effective::{Effective, is_secret};
 pub use load::{Error, Sources, load};
 pub use unverified::any_server;

@@ -109,8 +109,11 @@ impl Bells {
         }
     }
 
-    /// Everybody looks.
+    /// Everybody looks, and takes their client for one that has more room.
     fn ring_all_here(&self) {
+        for (_, has_more) in lock(&self.watches).values().flatten() {
+            has_more.store(true, Ordering::Release);
+        }
         let bells: Vec<_> = lock(&self.bells).values().filter_map(Weak::upgrade).collect();
         for bell in bells {
             bell.ring();
@@ -197,7 +200,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How many projects wait to be told of.
+/// How many projects and clients wait to be told of.
 const WAITING: usize = 4096;
 
 /// The channel on which servers tell each other.

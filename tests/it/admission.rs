@@ -298,19 +298,30 @@ async fn connections_are_announced_by_trusted_proxies_only() {
 #[tokio::test]
 async fn configured_keys_work_and_are_compared_whole() {
     let database = TestDatabase::new().await;
-    let environment = [("DISABLE_AUTH", "false"), ("API_KEYS", "first-key,second-key"), ("AUTH_FAILURES_PER_MINUTE", "3")];
-    let process = Process::start_with(&database, &environment).await;
-    for key in ["first-key", "second-key"] {
+    let (first, second) = ("the-first-key-of-thirty-two-chars", "the-second-key-of-thirty-two-chars");
+    let both = format!("{first},{second}");
+    let with = |keys| [("DISABLE_AUTH", "false"), ("API_KEYS", keys), ("AUTH_FAILURES_PER_MINUTE", "3")];
+    let process = Process::start_with(&database, &with(&both)).await;
+    for key in [first, second] {
         process.api.with_key(key).get("/keys").await.expect(200);
     }
-    for key in ["first", "first-key,second-key", "FIRST-KEY"] {
+    for key in [&first[..31], &both, &first.to_uppercase()] {
         process.api.with_key(key).get("/keys").await.problem(401);
     }
     for _ in 0..20 {
-        process.api.with_key("first-kez").get("/keys").await.problem(429);
+        process.api.with_key("the-first-key-of-thirty-two-charz").get("/keys").await.problem(429);
     }
-    for key in ["first-key", "second-key"] {
+    for key in [first, second] {
         process.api.with_key(key).get("/keys").await.expect(200);
+    }
+    // What could be found by trying is not told from what is wrong any more.
+    let process = Process::start_with(&TestDatabase::new().await, &with("short,shorter")).await;
+    process.api.with_key("short").get("/keys").await.expect(200);
+    for key in ["a", "b", "c"] {
+        process.api.with_key(key).get("/keys").await.problem(401);
+    }
+    for key in ["d", "short", "shorter"] {
+        process.api.with_key(key).get("/keys").await.problem(429);
     }
 }
 

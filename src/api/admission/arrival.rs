@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// Where a request comes from, what it is counted as, and what it presents.
+#[derive(Clone)]
 pub struct Arrival {
     ip: IpAddr,
     pub(super) address: ClientAddress,
@@ -20,6 +21,7 @@ pub struct Arrival {
 }
 
 /// What a request presents.
+#[derive(Clone)]
 pub(super) enum Credential {
     /// Nothing, or nothing that counts since everybody may come in.
     Nothing,

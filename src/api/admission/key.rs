@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Ended, Gate, Inner, Outcome, Pass, Subject, window};
+use super::{ATTEMPTS, Arrival, Ended, Gate, Inner, Outcome, Pass, Subject, visitors::to_the_end, window};
 use crate::{
     access::{Busy, Key, KeyId, Record, Stored},
     api::Error,
@@ -39,7 +39,7 @@ impl Gate {
 impl Inner {
     /// A key, and the version of its record for which it was verified here. All that a key needs which was not is large and rare: it has places of its own, so that
     /// no other request moves it about.
-    pub(super) async fn with_key(&self, key: &Key, version: Option<i64>, arrival: &Arrival) -> Result<Pass, Error> {
+    pub(super) async fn with_key(self: &Arc<Self>, key: &Key, version: Option<i64>, arrival: &Arrival) -> Result<Pass, Error> {
         let Some(version) = version else { return Box::pin(self.unmet(key, arrival)).await };
         if let Some(refusal) = self.refusal_of_ended(Ended::Key(key.id()), arrival) {
             return Err(refusal);
@@ -58,7 +58,7 @@ impl Inner {
     }
 
     /// A key that was not verified here yet.
-    async fn unmet(&self, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
+    async fn unmet(self: &Arc<Self>, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
         // Whoever makes ids up waits for nothing either.
         if let Some(refusal) = self.decider.refusal(Subject::Address(arrival.address), "verify")
             && !self.issued.contains(key.id())
@@ -66,7 +66,16 @@ impl Inner {
             return Err(refusal);
         }
         // Until it is decided and, if it is wrong, counted: of those that come at once none is looked at before the failures of others are known.
-        let _place = self.visitors.place(arrival.address).await;
+        let place = self.visitors.place(arrival.address).await;
+        let (inner, key, arrival) = (Arc::clone(self), key.clone(), arrival.clone());
+        to_the_end(async move {
+            let _place = place;
+            inner.looked_at(&key, &arrival).await
+        })
+        .await
+    }
+
+    async fn looked_at(&self, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
         // Another request may have brought it meanwhile.
         if self.verifier.verified_version(key).is_none()
             && let Err(refusal) = self.before_verifying(arrival).await
@@ -143,11 +152,10 @@ impl Inner {
             let is_right = self.is_right(key, stored).await;
             let is_right = is_right.map_err(|Busy| Error::unavailable("Too many keys are being checked. Try again in a moment."))?;
             let Some(record) = record.filter(|_| is_right) else { return Ok(None) };
+            // Also if it is over its limit: whose it is, is known.
+            self.known.insert(record.id, record.clone());
             match self.of_key(&record, None, arrival.class).await? {
-                Outcome::In(pass) => {
-                    self.known.insert(record.id, record);
-                    return Ok(Some(pass));
-                }
+                Outcome::In(pass) => return Ok(Some(pass)),
                 Outcome::Gone => {
                     self.ended.note(Ended::Key(key.id()), ());
                     return Ok(None);

@@ -11,7 +11,7 @@
 //!
 //! While Redis is away keys are read from PostgreSQL, at most a second old, and each server admits its share of the limits.
 //!
-//! A key that was verified here is not touched by what its address does wrong, nor is one of the configuration. One that was not, and comes from an address
+//! A key that was verified here is not touched by what its address does wrong, nor is one of the configuration, if all of those are long. One that was not, and comes from an address
 //! that has used up its requests or failures, gets a hearing of its own if its id is one that was given out (`key.rs`): who shares an address with an attacker
 //! is not locked out. Of each address few are checked at a time (`visitors.rs`), so what it does wrong is counted before much more of it is looked at.
 
@@ -217,7 +217,7 @@ impl Gate {
     }
 
     async fn decide(&self, arrival: &Arrival) -> Result<Pass, Error> {
-        let inner = &*self.0;
+        let inner = &self.0;
         match &arrival.credential {
             Credential::Nothing => match inner.anybody(arrival).await {
                 Ok(_) if !inner.is_open => Err(unauthorized()),
@@ -271,8 +271,14 @@ impl Inner {
     }
 
     async fn with_configured(&self, text: &str, arrival: &Arrival) -> Result<Pass, Error> {
-        // It costs nothing to know, so nobody is kept out by what others at their address do wrong.
-        let position = self.configured().position(text);
+        let (position, may_be_found) = {
+            let keys = self.configured();
+            (keys.position(text), keys.is_any_short())
+        };
+        // It costs nothing to know, so nobody is kept out by what others at their address do wrong: except where they might find a key in this way.
+        if may_be_found {
+            self.before_verifying(arrival).await?;
+        }
         let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);
         let told = self.without_record(Subject::Configured(position), arrival.class.name(), &windows).await?;

@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Instant};
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Deputy, Ended, Inner, Outcome, Pass};
+use super::{ATTEMPTS, Arrival, Deputy, Ended, Inner, Outcome, Pass, visitors::to_the_end};
 use crate::{access::HeldToken, api::Error, redis::Away};
 
 impl Inner {
-    pub(super) async fn with_token(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Pass, Error> {
+    pub(super) async fn with_token(self: &Arc<Self>, digest: &[u8; 32], arrival: &Arrival) -> Result<Pass, Error> {
         let held = match self.held.get(digest) {
             Some(held) => held,
             None => {
@@ -44,12 +44,21 @@ impl Inner {
     }
 
     /// A token that was not met here yet.
-    async fn look_for(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Arc<HeldToken>, Error> {
+    async fn look_for(self: &Arc<Self>, digest: &[u8; 32], arrival: &Arrival) -> Result<Arc<HeldToken>, Error> {
         if let Some(refusal) = self.refusal_of_ended(Ended::Token(*digest), arrival) {
             return Err(refusal);
         }
         // Until it is found or, if there is none, counted.
-        let _place = self.visitors.place(arrival.address).await;
+        let place = self.visitors.place(arrival.address).await;
+        let (inner, digest, arrival) = (Arc::clone(self), *digest, arrival.clone());
+        to_the_end(async move {
+            let _place = place;
+            inner.found(&digest, &arrival).await
+        })
+        .await
+    }
+
+    async fn found(&self, digest: &[u8; 32], arrival: &Arrival) -> Result<Arc<HeldToken>, Error> {
         let refusal = match self.before_verifying(arrival).await {
             Ok(()) => None,
             // Who shares an address with an attacker is not locked out, as long as not many are looked for.

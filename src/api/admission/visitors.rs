@@ -1,12 +1,14 @@
 //! What is allowed to an address from memory, before anything is asked or calculated for what it brings.
 
 use std::{
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 
 use crate::access::ClientAddress;
 
@@ -58,6 +60,14 @@ impl Visitors {
         };
         let known: Result<_, std::convert::Infallible> = self.0.get_or_insert_with(&address, || Ok(new()));
         known.unwrap_or_else(|_| new())
+    }
+}
+
+/// Checks what an address has brought, also if its client goes away meanwhile: whoever does so each time would have no failures.
+pub(super) async fn to_the_end<T: Send + 'static>(check: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(check.in_current_span()).await {
+        Ok(outcome) => outcome,
+        Err(error) => resume_unwind(error.into_panic()),
     }
 }
 

@@ -78,6 +78,33 @@ async fn many_may_wait_and_are_served_in_the_order_in_which_they_came() {
     world.end().await;
 }
 
+/// Not everything that gives a client more room is told to those who wait: so they look by themselves, also where it rings all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_not_forgotten_where_it_rings_all_the_time() {
+    let world = World::new().await;
+    let (all, large) = (world.task("all", 8, 0).await, world.task("large", 9, 0).await);
+    let held = world.job_with("held", json!({"task_id": all})).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [held]);
+    let database = world.database.connect().await;
+    database.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+    let job = world.job("j").await;
+    let waiting = {
+        let (api, path) = (world.api.clone(), format!("/projects/{}/claims", world.project));
+        let claim = json!({"client_id": "node", "wait_seconds": 50, "task_ids": [world.task]});
+        tokio::spawn(async move { api.post(&path, claim).await.expect(200)["jobs"][0]["job"]["id"].as_i64() })
+    };
+    let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'node'";
+    eventually("the claim is parked", || async { database.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+    database.execute("update attempts set status = 'RELEASED', ended_at = now()", &[]).await.unwrap();
+    let began = Instant::now();
+    while !waiting.is_finished() {
+        // Which nobody here can take.
+        world.job_with("bell", json!({"task_id": large})).await;
+        assert!(began.elapsed() < Duration::from_secs(6), "expected that a claim that has room again is served within two seconds");
+    }
+    assert_eq!(waiting.await.unwrap(), Some(job));
+}
+
 /// Who stops waiting gets nothing, and what a server that stops has parked is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_goes_away_gets_nothing_and_a_server_that_stops_answers() {

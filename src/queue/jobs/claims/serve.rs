@@ -39,11 +39,11 @@ impl Claims {
                 return;
             };
             let is_late = Instant::now() >= look_again;
-            let is_time = bell.has_rung() || is_late;
-            if is_time {
+            // However often it rings: nobody is told of everything that gives a client more room.
+            if is_late {
                 look_again = next_look();
             }
-            if is_time && !parked.is_empty() {
+            if (bell.has_rung() || is_late) && !parked.is_empty() {
                 parked.extend(new);
                 parked = self.look_again(project_id, &marks, parked, is_late).await;
             } else {
@@ -95,13 +95,22 @@ impl Claims {
             let is_hopeful = |claim: &mut Claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head, claim.limit()));
             let together: Vec<Claim> = claims.extract_if(.., is_hopeful).take(TOGETHER).collect();
             if together.is_empty() {
-                left.append(&mut claims);
-                left.sort_by_key(|claim| claim.number);
-                return left;
+                break;
             }
+            let count = together.len();
             self.jobs.tally.woken.add(together.iter().filter(|claim| claim.is_parked).count() as u64);
-            left.extend(self.round(project_id, marks, together).await);
+            let unserved = self.round(project_id, marks, together).await;
+            // Others hold what there is, and all who are left would find that too, one round after the other.
+            let is_held =
+                unserved.len() == count && unserved.iter().any(|claim| heads.iter().any(|head| claim.could_take(head, claim.limit())));
+            left.extend(unserved);
+            if is_held || self.closing.is_cancelled() {
+                break;
+            }
         }
+        left.append(&mut claims);
+        left.sort_by_key(|claim| claim.number);
+        left
     }
 
     /// Looks what clients have left, of those that could take something if they had more than when they were last looked at.
