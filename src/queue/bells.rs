@@ -18,6 +18,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use super::{Error, Result};
 use crate::redis::{Redis, messages::TOGETHER};
 
 /// The bells of all projects in which anybody waits here; clones are the same.
@@ -51,7 +52,8 @@ pub(in crate::queue) struct Watch {
 pub(in crate::queue) struct Ringing<'a> {
     bells: &'a Bells,
     project_id: i64,
-    is_done: bool,
+    /// Whether it was done, if that is known.
+    is_done: Option<bool>,
 }
 
 /// What was rung.
@@ -75,7 +77,7 @@ impl Bells {
 
     /// There will be something to claim when what is begun now is done.
     pub(in crate::queue) fn ring_after(&self, project_id: i64) -> Ringing<'_> {
-        Ringing { bells: self, project_id, is_done: false }
+        Ringing { bells: self, project_id, is_done: None }
     }
 
     /// A client has more room than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
@@ -168,9 +170,13 @@ impl Drop for Watch {
 }
 
 impl Ringing<'_> {
-    /// It is done, or certainly was not.
-    pub(in crate::queue) fn done(mut self) {
-        self.is_done = true;
+    /// This came of it. What was refused is nothing to ring for; what failed on the way may have been done.
+    pub(in crate::queue) fn end<T>(mut self, result: &Result<T>) {
+        self.is_done = match result {
+            Ok(_) => Some(true),
+            Err(Error::Database(error)) if error.is_transient() => None,
+            Err(_) => Some(false),
+        };
     }
 }
 
@@ -179,8 +185,10 @@ const AFTERWARDS: Duration = Duration::from_millis(100);
 
 impl Drop for Ringing<'_> {
     fn drop(&mut self) {
-        self.bells.ring(self.project_id);
-        if let (false, Ok(runtime)) = (self.is_done, Handle::try_current()) {
+        if self.is_done != Some(false) {
+            self.bells.ring(self.project_id);
+        }
+        if let (None, Ok(runtime)) = (self.is_done, Handle::try_current()) {
             let (bells, project_id) = (self.bells.clone(), self.project_id);
             runtime.spawn(async move {
                 sleep(AFTERWARDS).await;
@@ -334,7 +342,9 @@ mod tests {
     async fn what_nobody_waits_for_rings_when_it_is_given_up_and_once_more() {
         let bells = Bells::default();
         let bell = bells.hear(1);
-        bells.ring_after(1).done();
+        bells.ring_after(1).end(&Err::<(), _>(Error::Unserved));
+        assert!(!bell.has_rung(), "it was refused");
+        bells.ring_after(1).end(&Ok(()));
         assert!(bell.has_rung(), "it was done");
         sleep(AFTERWARDS * 2).await;
         assert!(!bell.has_rung(), "and that was all");

@@ -45,10 +45,9 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn retry_all(&self, project_id: i64, status: Status, task_id: Option<i64>) -> Result<usize> {
         let ringing = self.bells.ring_after(project_id);
-        let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await?;
-        ringing.done();
-        self.tally.asked_again.add(retried as u64);
-        Ok(retried)
+        let retried = self.database.transaction(&RetryAll { project_id, status, task_id }).await;
+        ringing.end(&retried);
+        retried.inspect(|count| self.tally.asked_again.add(*count as u64))
     }
 }
 

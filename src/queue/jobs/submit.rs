@@ -70,9 +70,7 @@ impl Store {
 
     /// Tells those who wait for jobs, and those who wait for the time of jobs.
     fn added<T>(&self, added: &Result<T>, jobs: &[NewJob], ringing: Ringing<'_>) {
-        if added.is_ok() {
-            ringing.done();
-        }
+        ringing.end(added);
         if let Some(due) = jobs.iter().filter_map(|job| job.not_before).min() {
             self.alarm.set(due);
         }

@@ -67,9 +67,9 @@ impl Store {
         let project_id = self.project_of(id).await?;
         // A job waits again, or another one waits no longer.
         let ringing = self.bells.ring_after(project_id);
-        let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await?;
-        ringing.done();
-        Ok(done)
+        let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await;
+        ringing.end(&done);
+        done
     }
 }
 

@@ -30,9 +30,7 @@ impl Store {
         }
         let ringing = self.bells.ring_after(project_id);
         let updated = self.in_steps(|graph| Update { id, change, graph }).await;
-        if updated.is_ok() {
-            ringing.done();
-        }
+        ringing.end(&updated);
         match updated {
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
                 Err(Error::UnknownTask { project: change.project_id, task: change.job.task_id })

@@ -85,9 +85,10 @@ impl Store {
         // It may have been archived before.
         let ringing = self.bells.ring_after(id);
         let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
-        let project = row.map_err(|error| taken(error, content))?.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)))?;
-        ringing.done();
-        Ok(project)
+        let found = |row: Option<Row>| row.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)));
+        let updated = row.map_err(|error| taken(error, content)).and_then(found);
+        ringing.end(&updated);
+        updated
     }
 
     /// How a project stands, in a time that does not depend on how many jobs it has.

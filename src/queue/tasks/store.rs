@@ -92,9 +92,9 @@ impl Store {
             let name = change.name.clone().unwrap_or_default();
             Error::on_constraint(error, "tasks_name_key", Error::NameTaken(Thing::TaskNamed(name)))
         };
-        let task = row.map_err(taken)?.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id)))?;
-        ringing.done();
-        Ok(task)
+        let updated = row.map_err(taken).and_then(|row| row.map(|row| task(&row)).ok_or(Error::NotFound(Thing::Task(id))));
+        ringing.end(&updated);
+        updated
     }
 
     /// Deletes a task with its jobs.

@@ -97,6 +97,27 @@ async fn the_oldest_ready_job_need_not_be_the_next() {
     world.end().await;
 }
 
+/// Of what is looked at each project has its share.
+#[tokio::test]
+async fn a_project_with_many_priorities_hides_no_other() {
+    let world = World::new().await;
+    let database = world.database.connect().await;
+    let (small, task) = world.api.project_with_task("small").await;
+    let jobs = "insert into jobs (project_id, task_id, name, parameters, status, priority, unmet, updated_at)
+                select $1, $2, 'j', '{}', 'PENDING', n, 0, now() - interval '3 days' from generate_series(1, $3::integer) as n";
+    database.execute(jobs, &[&world.project, &world.task, &2000]).await.unwrap();
+    database.execute(jobs, &[&small, &task, &1]).await.unwrap();
+    let overview = projects::Store::new(world.database.database(), Bells::default()).overview(10).await.unwrap();
+    for project in [world.project, small] {
+        let told = overview.busiest.iter().find(|busy| busy.project_id == project).and_then(|busy| busy.oldest_ready_seconds);
+        assert!(
+            told.is_some_and(|seconds| seconds >= 3.0 * 86_400.0),
+            "project {project} has a job that has been ready for three days, not {told:?}"
+        );
+    }
+    world.end().await;
+}
+
 /// However many priorities and jobs there are.
 #[tokio::test]
 async fn how_a_project_stands_is_told_by_looking_at_few_of_its_jobs() {

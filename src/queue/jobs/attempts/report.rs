@@ -74,10 +74,10 @@ impl Store {
         let project_id = self.project_of(job_id).await?;
         // Its children may be ready.
         let ringing = self.bells.ring_after(project_id);
-        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await?;
-        ringing.done();
+        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await;
+        ringing.end(&completed);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
-        match completed {
+        match completed? {
             Some(attempt) => {
                 self.has_room(&attempt);
                 self.tally.completed.one();
