@@ -287,7 +287,7 @@ async fn a_client_lives_its_life() {
     assert_eq!((&updated["available_cpu"], &updated["available_accelerators"], &updated["is_active"]), (&json!(8), &json!(0), &json!(0)));
     assert_eq!(api.get("/clients").await.expect(200), json!([]), "the default lists active clients");
     assert_eq!(api.get("/clients?active_only=False").await.expect(200), json!([updated]));
-    assert_eq!(api.post("/clients/node-1/heartbeat", json!({})).await.expect(200), json!({"status": "ok", "attempts": []}));
+    assert_eq!(api.post("/clients/node-1/heartbeat", json!({})).await.expect(200), json!({"status": "ok", "attempts": [], "over": []}));
     assert_eq!(api.get("/clients/node-1").await.expect(200)["is_active"], 1);
     assert_eq!(api.post("/clients/node-1/deactivate", json!({})).await.expect(200), json!({"status": "deactivated"}));
     let again = api.post("/clients/register", body).await.expect(201);
