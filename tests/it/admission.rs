@@ -297,7 +297,7 @@ async fn connections_are_announced_by_trusted_proxies_only() {
 /// A key of the configuration, as the Python server had them.
 #[tokio::test]
 async fn configured_keys_work_and_are_compared_whole() {
-    let database = TestDatabase::new().await;
+    let (database, another) = (TestDatabase::new().await, TestDatabase::new().await);
     let (first, second) = ("the-first-key-of-thirty-two-chars", "the-second-key-of-thirty-two-chars");
     let both = format!("{first},{second}");
     let with = |keys| [("DISABLE_AUTH", "false"), ("API_KEYS", keys), ("AUTH_FAILURES_PER_MINUTE", "3")];
@@ -315,7 +315,7 @@ async fn configured_keys_work_and_are_compared_whole() {
         process.api.with_key(key).get("/keys").await.expect(200);
     }
     // What could be found by trying is not told from what is wrong any more.
-    let process = Process::start_with(&TestDatabase::new().await, &with("short,shorter")).await;
+    let process = Process::start_with(&another, &with("short,shorter")).await;
     process.api.with_key("short").get("/keys").await.expect(200);
     for key in ["a", "b", "c"] {
         process.api.with_key(key).get("/keys").await.problem(401);

@@ -277,7 +277,7 @@ impl Inner {
         };
         // It costs nothing to know, so nobody is kept out by what others at their address do wrong: except where they might find a key in this way.
         if may_be_found {
-            self.before_verifying(arrival).await?;
+            self.of_address(arrival, "verify", &[window("failures", self.failures, 0, false)]).await?;
         }
         let Some(position) = position else { return Err(self.failed(arrival).await) };
         let windows = self.limits.window(arrival.class, false);

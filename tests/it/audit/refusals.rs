@@ -73,8 +73,10 @@ async fn refusals_of_one_key_hide_none_of_another() {
 /// Over their limits too, each key is counted by itself, and named.
 #[tokio::test]
 async fn keys_over_their_limits_are_counted_each_by_itself() {
+    // So long that nobody finds it by trying.
+    const CONFIGURED: &str = "a-key-of-the-configuration-that-is-long";
     let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
-    let limits = [("API_KEYS", "configured-key"), ("RATE_LIMIT_PER_MINUTE", "10")];
+    let limits = [("API_KEYS", CONFIGURED), ("RATE_LIMIT_PER_MINUTE", "10")];
     let process = Process::start_with(&database, &[&settings(folder.path())[..], &limits].concat()).await;
     let limited = async |limit| make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = Some(limit)).await;
     let (one, other) = (limited(1).await, limited(1).await);
@@ -95,7 +97,7 @@ async fn keys_over_their_limits_are_counted_each_by_itself() {
     // A key that the server meets counts for its address too.
     over(one.expose(), 1, 20).await;
     over(&token.1, 1, 2).await;
-    over("configured-key", 10, 8).await;
+    over(CONFIGURED, 10, 8).await;
     over(other.expose(), 1, 1).await;
     process.terminate().await;
 
