@@ -78,6 +78,48 @@ async fn many_may_wait_and_are_served_in_the_order_in_which_they_came() {
     world.end().await;
 }
 
+/// Others hold the one job that many wait for: those are spared, and who just came is looked at all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_just_came_is_served_also_where_many_wait_for_what_others_hold() {
+    let world = World::new().await;
+    let path = format!("/projects/{}/claims", world.project);
+    let (mut clients, mut jobs, watcher) = (world.database.connect().await, world.database.connect().await, world.database.connect().await);
+    let mut waiting = Vec::new();
+    for n in 0..70 {
+        world.client(&format!("c{n}"), 1, 0).await;
+        watcher
+            .execute("update clients set last_heartbeat = now() - interval '1 minute' where id = $1", &[&format!("c{n}")])
+            .await
+            .unwrap();
+        let (api, path, claim) = (world.api.clone(), path.clone(), json!({"client_id": format!("c{n}"), "wait_seconds": 30}));
+        waiting.push(tokio::spawn(async move { api.post(&path, claim).await.expect(200) }));
+    }
+    let heard = "select count(*) = 70 from clients where id like 'c%' and last_heartbeat > now() - interval '30 seconds'";
+    eventually("all claims are parked", || async { watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0) }).await;
+    // A round waits for a client. Meanwhile somebody takes the job, it rings, and one more comes, whom the server does not know.
+    let client = clients.transaction().await.unwrap();
+    client.batch_execute("select from clients where id like 'c%' for update").await.unwrap();
+    let job = world.job("held").await;
+    eventually("the server waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    let held = jobs.transaction().await.unwrap();
+    held.execute("select from jobs where id = $1 for update", &[&job]).await.unwrap();
+    let large = world.task("large", 9, 0).await;
+    world.job_with("bell", json!({"task_id": large})).await;
+    let comes = {
+        let (api, path) = (world.api.clone(), path.clone());
+        tokio::spawn(async move { api.post(&path, json!({"client_id": "nobody"})).await })
+    };
+    for _ in 0..5 {
+        world.api.get("/projects").await.expect(200);
+    }
+    client.rollback().await.unwrap();
+    comes.await.unwrap().problem(404);
+    held.rollback().await.unwrap();
+    eventually("the job is somebody's", || async { waiting.iter().any(tokio::task::JoinHandle::is_finished) }).await;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    world.end().await;
+}
+
 /// Not everything that gives a client more room is told to those who wait: so they look by themselves, also where it rings all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_is_not_forgotten_where_it_rings_all_the_time() {

@@ -79,16 +79,17 @@ impl Claims {
         Some(arrived)
     }
 
-    /// Serves those that just came, and those that are parked as long as there is anything that they could have. Returns who is left, in the order in which
+    /// Serves all that just came, and those that are parked as long as there is anything that they could have. Returns who is left, in the order in which
     /// they came.
     async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, mut claims: Vec<Claim>, mut is_late: bool) -> Vec<Claim> {
         for claim in claims.iter_mut().filter(|claim| claim.watch.has_more()) {
             claim.room = ANYTHING;
         }
         let mut left = Vec::new();
+        let mut is_any_left = true;
         loop {
             // While the database is away, those that just came are told so.
-            let heads = self.heads(project_id, &claims).await.unwrap_or_default();
+            let heads = if is_any_left { self.heads(project_id, &claims).await.unwrap_or_default() } else { Vec::new() };
             if mem::take(&mut is_late) {
                 self.measure(&heads, &mut claims).await.unwrap_or_default();
             }
@@ -100,13 +101,11 @@ impl Claims {
             let count = together.len();
             self.jobs.tally.woken.add(together.iter().filter(|claim| claim.is_parked).count() as u64);
             let unserved = self.round(project_id, marks, together).await;
-            // Others hold what there is, and all who are left would find that too, one round after the other.
+            // Others hold what there is, and all who are parked would find that too, one round after the other.
             let is_held =
                 unserved.len() == count && unserved.iter().any(|claim| heads.iter().any(|head| claim.could_take(head, claim.limit())));
             left.extend(unserved);
-            if is_held || self.closing.is_cancelled() {
-                break;
-            }
+            is_any_left &= !is_held && !self.closing.is_cancelled();
         }
         left.append(&mut claims);
         left.sort_by_key(|claim| claim.number);
