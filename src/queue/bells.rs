@@ -18,7 +18,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Error, Result};
+use super::Result;
 use crate::redis::{Redis, messages::TOGETHER};
 
 /// The bells of all projects in which anybody waits here; clones are the same.
@@ -174,7 +174,7 @@ impl Ringing<'_> {
     pub(in crate::queue) fn end<T>(mut self, result: &Result<T>) {
         self.is_done = match result {
             Ok(_) => Some(true),
-            Err(Error::Database(error)) if error.is_transient() => None,
+            Err(error) if error.is_transient() => None,
             Err(_) => Some(false),
         };
     }
@@ -320,6 +320,7 @@ impl Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Error;
 
     #[test]
     fn only_those_who_wait_with_a_client_hear_that_it_has_more() {

@@ -127,7 +127,7 @@ pub enum Error {
     #[error("a page may have at most {0} bytes, and this one has more: ask for fewer")]
     PageTooLarge(usize),
     /// The server failed to do what was asked, of which its log tells.
-    #[error("the task that served this claim has ended")]
+    #[error("the task that did this has ended")]
     Unserved,
     /// What went wrong with something that was done for several callers at once.
     #[error(transparent)]
@@ -156,6 +156,15 @@ impl WorkError for Error {
 }
 
 impl Error {
+    /// Whether the database failed in a way that passes. What was sent to it may have been done, unless somebody else's transaction was the reason.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_transient(),
+            Self::Shared(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Translates a refusal by the constraint `name`; any other error stays what it is.
     pub(super) fn on_constraint(error: postgres::Error, name: &str, translated: Self) -> Self {
         if error.constraint() == Some(name) { translated } else { Self::Database(error) }

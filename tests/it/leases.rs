@@ -15,6 +15,7 @@ mod rack;
 mod retrying;
 mod tails;
 mod timely;
+mod together;
 mod waiting;
 
 use std::time::Instant;

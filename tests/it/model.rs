@@ -184,8 +184,11 @@ impl Pair {
                 let Some(task) = self.task_ids.get(*task).copied() else { return };
                 let job = Job { status: *status, parents: self.pick_all(parents), task, priority: *priority };
                 let new = Self::as_new(&job);
-                let added =
-                    self.jobs.create(self.project, &new, None, |_| unreachable!("it is not asked for")).await.expect("the job is sound");
+                let added = self
+                    .jobs
+                    .create(self.project, new.clone(), None, |_| unreachable!("it is not asked for"))
+                    .await
+                    .expect("the job is sound");
                 let Submitted::Now(added) = added else { panic!("expected it to be added now, got {added:?}") };
                 self.model.jobs.insert(added.id, job);
             }

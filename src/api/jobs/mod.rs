@@ -89,7 +89,7 @@ impl Api {
         let project_id = job.project_id;
         caller.check_named(Scope::Submit, project_id)?;
         let created = |job: jobs::Job| Created { location: format!("/jobs/{}", job.id), body: Job::from(job) };
-        let submitted = self.jobs.create(project_id, &job.into(), once.as_ref(), |job| created(job.clone()).to_answer()).await?;
+        let submitted = self.jobs.create(project_id, job.into(), once.as_ref(), |job| created(job.clone()).to_answer()).await?;
         Ok(Submission(submitted.map(created)))
     }
 

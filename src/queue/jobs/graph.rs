@@ -20,7 +20,7 @@
 //! the second lock is enough. This is tried first; `Step::NeedsGraph` starts it over with the first lock. Where ids do not run
 //! down the graph (dependencies given later by PUT) two transactions can meet in a deadlock; PostgreSQL ends one, which is run again.
 
-use super::{Status, Store, store};
+use super::{Job, Status, Store, store};
 use crate::{
     postgres::{
         Transaction, Work,
@@ -78,6 +78,11 @@ impl Store {
         self.projects.insert(id, project_id);
         Ok(project_id)
     }
+
+    /// Notes whose a job is, which spares [`Store::project_of`] from asking.
+    pub(super) fn remember(&self, job: &Job) {
+        self.projects.insert(job.id, job.project_id);
+    }
 }
 
 /// Locks a job, after its project's graph if that is asked for.
@@ -116,7 +121,7 @@ pub(super) async fn target(transaction: &Transaction<'_>, locked: &Locked, asked
     };
     let stays_local = target == locked.status
         || (is_local(locked.status, locked.unmet) && is_local(target, locked.unmet))
-        || !sql::HAS_CHILDREN.one(transaction, &[&locked.id]).await?.get::<_, bool>("children");
+        || !has_children(transaction, &[locked.id]).await?;
     Ok(if stays_local { Step::Done(target) } else { Step::NeedsGraph(locked.project_id) })
 }
 
@@ -137,12 +142,16 @@ fn is_local(status: Status, unmet: i32) -> bool {
     }
 }
 
-/// Adds to the number of unmet dependencies of all jobs below one, whose row is locked.
+async fn has_children(transaction: &Transaction<'_>, ids: &[i64]) -> Result<bool> {
+    Ok(sql::HAS_CHILDREN.one(transaction, &[&ids]).await?.get("children"))
+}
+
+/// Adds to the number of unmet dependencies of all jobs below these, whose rows are locked.
 ///
 /// Most jobs have none below, which is asked first: with every statement that changes jobs, if only none, they are counted.
-pub(super) async fn adjust_children(transaction: &Transaction<'_>, id: i64, by: i32) -> Result<()> {
-    if sql::HAS_CHILDREN.one(transaction, &[&id]).await?.get("children") {
-        sql::ADJUST_CHILDREN.execute(transaction, &[&id, &by]).await?;
+pub(super) async fn adjust_children(transaction: &Transaction<'_>, ids: &[i64], by: i32) -> Result<()> {
+    if has_children(transaction, ids).await? {
+        sql::ADJUST_CHILDREN.execute(transaction, &[&ids, &by]).await?;
     }
     Ok(())
 }
@@ -152,7 +161,7 @@ pub(super) async fn propagate(transaction: &Transaction<'_>, was: &Locked, is: S
     let completed = |status| i32::from(status == Status::Completed);
     let fewer = completed(is) - completed(was.status);
     if fewer != 0 {
-        adjust_children(transaction, was.id, -fewer).await?;
+        adjust_children(transaction, &[was.id], -fewer).await?;
     }
     match (was.status.is_dead(), is.is_dead()) {
         (false, true) => drop(sql::BLOCK_DESCENDANTS.execute(transaction, &[&was.id]).await?),

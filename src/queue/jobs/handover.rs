@@ -9,7 +9,7 @@ use tokio::{runtime::Handle, time::sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{Fetched, Resources, Store};
-use crate::queue::{Error, Result};
+use crate::queue::Result;
 
 /// How long putting back is tried while the database is away.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,7 +97,7 @@ async fn put_back(jobs: &Store, id: i64, attempt: i32) {
                 tracing::info!(job = id, attempt, done, "a claimed job was not received and has been put back");
                 return;
             }
-            Err(Error::Database(error)) if error.is_transient() && waited < PATIENCE => {
+            Err(error) if error.is_transient() && waited < PATIENCE => {
                 sleep(pause).await;
                 waited += pause;
                 pause = (pause * 2).min(Duration::from_secs(5));

@@ -8,8 +8,11 @@ use serde_json::value::RawValue;
 use super::{
     Dependencies, Filter, Job, Parent, Status,
     alarm::Alarm,
+    attempts::{Completions, Starts},
     begin::Beginnings,
+    group::Groups,
     plenty::Plenty,
+    submit::Creations,
     tally::{self, Tally},
 };
 use crate::{
@@ -33,6 +36,9 @@ pub struct Store {
     /// Of jobs by id, which never changes.
     pub(super) projects: Arc<Cache<i64, i64>>,
     pub(super) tally: Arc<Tally>,
+    pub(super) creations: Groups<Creations>,
+    pub(super) starts: Groups<Starts>,
+    pub(super) completions: Groups<Completions>,
 }
 
 /// Of how many jobs it is remembered whose they are.
@@ -44,7 +50,10 @@ impl Store {
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
         let projects = Arc::new(Cache::new(REMEMBERED));
         let (plenty, beginnings) = (Plenty::default(), Beginnings::default());
-        Self { database, policy, plenty, beginnings, bells, alarm: Arc::default(), projects, tally: Arc::default() }
+        let (creations, starts) = (Groups::new(Creations(database.clone())), Groups::new(Starts(database.clone())));
+        let completions = Groups::new(Completions(database.clone()));
+        let (alarm, tally) = (Arc::default(), Arc::default());
+        Self { database, policy, plenty, beginnings, bells, alarm, projects, tally, creations, starts, completions }
     }
 
     /// What is rung when there may be something to claim.

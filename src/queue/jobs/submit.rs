@@ -1,17 +1,21 @@
 //! Adding jobs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
-use super::{Answer, Job, NewJob, Once, Status, Store, Submitted, once::OnceOnly, store};
+use super::{Answer, Job, NewJob, Once, Status, Store, Submitted, group::Changes, once::OnceOnly, store};
 use crate::{
     postgres::{
-        Executor, Row, Transaction, Work,
+        Database, Executor, Row, Transaction, Work,
         query::{Params, graph, jobs as sql, projects, tasks},
         types::Json,
     },
-    queue::{Error, Result, Retry, bells::Ringing},
+    queue::{Error, Result, bells::Ringing},
 };
 
 impl Store {
@@ -44,21 +48,20 @@ impl Store {
     pub async fn create(
         &self,
         project_id: i64,
-        job: &NewJob,
+        job: NewJob,
         once: Option<&Once>,
         render: impl Fn(&Job) -> Answer + Sync,
     ) -> Result<Submitted<Job>> {
-        let jobs = std::slice::from_ref(job);
+        let job = Arc::new(job);
+        let jobs = std::slice::from_ref(&*job);
         if once.is_none() && job.depends.is_empty() {
-            // One statement is its own transaction.
-            let client = self.database.client_for(project_id).await?;
             let ringing = self.bells.ring_after(project_id);
-            let created = create(&client, project_id, job).await;
-            drop(client);
+            let created = self.creations.make(project_id, job.clone()).await;
             self.added(&created, jobs, ringing);
-            return Ok(Submitted::Now(self.explained(created, project_id, jobs).await?));
+            let created = self.explained(created, project_id, jobs).await?;
+            return Ok(Submitted::Now(created.expect("a job that is not added is an error")));
         }
-        self.add(project_id, jobs, OnceOnly { work: Create { project_id, job }, once, render }).await
+        self.add(project_id, jobs, OnceOnly { work: Create { project_id, job: &job }, once, render }).await
     }
 
     async fn add<W: Work<Error = Error>>(&self, project_id: i64, jobs: &[NewJob], work: W) -> Result<W::Output> {
@@ -127,21 +130,38 @@ impl Work for Create<'_> {
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Job> {
         if self.job.depends.is_empty() {
-            return create(transaction, self.project_id, self.job).await;
+            return Ok(create(transaction, self.project_id, &[self.job]).await?.remove(0));
         }
         let ids = Insert { project_id: self.project_id, jobs: std::slice::from_ref(self.job) }.run(transaction).await?;
         Ok(store::job(&sql::GET.one(transaction, &[&ids[0]]).await?))
     }
 }
 
-/// Adds a job that depends on nothing.
-async fn create(executor: &impl Executor, project_id: i64, job: &NewJob) -> Result<Job> {
-    let NewJob { name, task_id, parameters, status, priority, retry, not_before, .. } = job;
-    let (parameters, status) = (Json(&**parameters), free(*status));
-    let Retry { max_attempts, backoff_seconds } = retry;
-    let params: Params<'_> =
-        &[&project_id, name, task_id, &parameters, &status.as_str(), priority, max_attempts, backoff_seconds, not_before];
-    Ok(store::job(&sql::CREATE.one(executor, params).await?))
+/// Single jobs that depend on nothing.
+pub(super) struct Creations(pub(super) Database);
+
+impl Changes for Creations {
+    type Change = Arc<NewJob>;
+    type Outcome = Job;
+
+    async fn make(&self, project_id: i64, jobs: &[Arc<NewJob>]) -> Result<Vec<Option<Job>>> {
+        // One statement is its own transaction.
+        let client = self.0.client_for(project_id).await?;
+        let jobs: Vec<&NewJob> = jobs.iter().map(|job| &**job).collect();
+        Ok(create(&client, project_id, &jobs).await?.into_iter().map(Some).collect())
+    }
+
+    async fn make_alone(&self, project_id: i64, job: &Arc<NewJob>) -> Result<Option<Job>> {
+        Ok(self.make(project_id, std::slice::from_ref(job)).await?.pop().flatten())
+    }
+}
+
+/// Adds jobs that depend on nothing.
+async fn create(executor: &impl Executor, project_id: i64, jobs: &[&NewJob]) -> Result<Vec<Job>> {
+    let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
+    let Columns { names, tasks, parameters, statuses, priorities, most, backoff, not_before, .. } = columns(&placed);
+    let params: Params<'_> = &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &most, &backoff, &not_before];
+    Ok(sql::CREATE.all(executor, params).await?.iter().map(store::job).collect())
 }
 
 /// Adding jobs.
@@ -201,16 +221,35 @@ fn place<'a>(job: &'a NewJob, parents: &HashMap<i64, Status>) -> Placed<'a> {
     Placed { job, status, unmet: i32::try_from(unmet).expect("a request cannot hold two thousand million dependencies") }
 }
 
+/// Jobs as statements take them: one array element a job.
+struct Columns<'a> {
+    names: Vec<&'a str>,
+    tasks: Vec<i64>,
+    parameters: Vec<Json<&'a RawValue>>,
+    statuses: Vec<&'static str>,
+    priorities: Vec<i32>,
+    unmet: Vec<i32>,
+    most: Vec<Option<i32>>,
+    backoff: Vec<Option<i32>>,
+    not_before: Vec<Option<DateTime<Utc>>>,
+}
+
+fn columns<'a>(placed: &[Placed<'a>]) -> Columns<'a> {
+    Columns {
+        names: placed.iter().map(|placed| placed.job.name.as_str()).collect(),
+        tasks: placed.iter().map(|placed| placed.job.task_id).collect(),
+        parameters: placed.iter().map(|placed| Json(&*placed.job.parameters)).collect(),
+        statuses: placed.iter().map(|placed| placed.status.as_str()).collect(),
+        priorities: placed.iter().map(|placed| placed.job.priority).collect(),
+        unmet: placed.iter().map(|placed| placed.unmet).collect(),
+        most: placed.iter().map(|placed| placed.job.retry.max_attempts).collect(),
+        backoff: placed.iter().map(|placed| placed.job.retry.backoff_seconds).collect(),
+        not_before: placed.iter().map(|placed| placed.job.not_before).collect(),
+    }
+}
+
 async fn insert(transaction: &Transaction<'_>, project_id: i64, placed: &[Placed<'_>]) -> Result<Vec<i64>> {
-    let names: Vec<&str> = placed.iter().map(|placed| placed.job.name.as_str()).collect();
-    let tasks: Vec<i64> = placed.iter().map(|placed| placed.job.task_id).collect();
-    let parameters: Vec<Json<&RawValue>> = placed.iter().map(|placed| Json(&*placed.job.parameters)).collect();
-    let statuses: Vec<&str> = placed.iter().map(|placed| placed.status.as_str()).collect();
-    let priorities: Vec<i32> = placed.iter().map(|placed| placed.job.priority).collect();
-    let unmet: Vec<i32> = placed.iter().map(|placed| placed.unmet).collect();
-    let most: Vec<Option<i32>> = placed.iter().map(|placed| placed.job.retry.max_attempts).collect();
-    let backoff: Vec<Option<i32>> = placed.iter().map(|placed| placed.job.retry.backoff_seconds).collect();
-    let not_before: Vec<_> = placed.iter().map(|placed| placed.job.not_before).collect();
+    let Columns { names, tasks, parameters, statuses, priorities, unmet, most, backoff, not_before } = columns(placed);
     let params: Params<'_> = &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &unmet, &most, &backoff, &not_before];
     Ok(sql::INSERT.one(transaction, params).await?.get("ids"))
 }

@@ -8,6 +8,7 @@
 
 mod lapse;
 mod report;
+mod together;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
@@ -21,6 +22,7 @@ use crate::{
     },
     queue::{Error, Listing, Page, Result, Thing},
 };
+pub(super) use together::{Completions, Starts};
 
 /// How many attempts of a job are kept at least: as many as may fail in a row. One that is preempted again and again has no others; the oldest are forgotten.
 pub(super) const KEPT: i32 = 1000;

@@ -1,19 +1,20 @@
 //! What a client reports of its attempt, and what becomes of the job.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
-use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale};
+use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale, together::Completion};
 use crate::{
     postgres::{
-        Transaction, Work,
+        Transaction,
         query::{Params, attempts as sql},
-        types::Json,
     },
     queue::{
         Error, Owner, Result, Thing,
         jobs::{
             Status, Store,
-            graph::{Locked, adjust_children},
+            graph::Locked,
             transition::{Ask, Decision, Due, Move},
         },
     },
@@ -40,11 +41,9 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::Stale`].
     pub async fn start(&self, job_id: i64, number: i32) -> Result<Attempt> {
-        let client = self.database.client().await?;
-        let row = sql::START.maybe(&client, &[&job_id, &number]).await?;
-        drop(client);
-        match row {
-            Some(row) => Ok(attempt(&row)),
+        let project_id = self.project_of(job_id).await?;
+        match self.starts.make(project_id, (job_id, number)).await? {
+            Some(attempt) => Ok(attempt),
             None => self.as_it_is(job_id, number, |attempt| attempt.status == AttemptStatus::Running).await,
         }
     }
@@ -74,7 +73,7 @@ impl Store {
         let project_id = self.project_of(job_id).await?;
         // Its children may be ready.
         let ringing = self.bells.ring_after(project_id);
-        let completed = self.database.transaction(&Complete { job_id, project_id, number, result, log_tail }).await;
+        let completed = self.completions.make(project_id, Arc::new(Completion { job_id, number, result, log_tail })).await;
         ringing.end(&completed);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
         match completed? {
@@ -99,32 +98,6 @@ impl Store {
         let job = self.get(job_id).await?;
         let attempt = self.attempt(job_id, number).await?;
         if is_right(&attempt) { Ok(attempt) } else { Err(stale(&attempt, job.attempt, job.status)) }
-    }
-}
-
-struct Complete {
-    job_id: i64,
-    project_id: i64,
-    number: i32,
-    result: Option<Box<RawValue>>,
-    log_tail: Option<String>,
-}
-
-impl Work for Complete {
-    type Output = Option<Attempt>;
-    type Error = Error;
-
-    fn project(&self) -> Option<i64> {
-        Some(self.project_id)
-    }
-
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Attempt>> {
-        let Self { job_id, number, result, log_tail, .. } = self;
-        let row = sql::COMPLETE.maybe(transaction, &[job_id, number, &result.as_deref().map(Json), log_tail]).await?;
-        if row.is_some() {
-            adjust_children(transaction, *job_id, -1).await?;
-        }
-        Ok(row.map(|row| attempt(&row)))
     }
 }
 

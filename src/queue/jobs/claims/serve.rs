@@ -163,8 +163,7 @@ impl Claims {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                let is_transient = matches!(&error, Error::Database(error) if error.is_transient());
-                let error = Arc::new(error);
+                let (is_transient, error) = (error.is_transient(), Arc::new(error));
                 for claim in claims {
                     // Whoever waits may live to see the database again.
                     if claim.is_parked && is_transient {
@@ -182,6 +181,8 @@ impl Claims {
                 // Nothing for who has signed off. If the request is gone already, the handover comes back here and is dropped.
                 Ok(jobs) => {
                     self.jobs.tally.granted.add(jobs.len() as u64);
+                    // Whoever got them will say something of them.
+                    jobs.iter().for_each(|granted| self.jobs.remember(&granted.job));
                     drop(claim.answer.send(Ok(self.handover(jobs))));
                 }
                 Err(error) => drop(claim.answer.send(Err(error))),
