@@ -1,11 +1,11 @@
 //! `whatsnext probe`: for health checks where there is no curl, as in a container that holds this program alone.
 //!
 //! It speaks as the settings say that the server is spoken to: over TLS, or behind a PROXY header. Of the server's certificate it believes whatever is shown:
-//! it has connected to its own machine, and a certificate that ends is no reason to stop a server.
+//! it asks no other machine than its own, and a certificate that ends is no reason to stop a server.
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs as _},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
     path::PathBuf,
     sync::{
         Arc,
@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, SignatureScheme, StreamOwned,
     client::ResolvesClientCert,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -63,6 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = if arguments.ready { "/readyz" } else { "/livez" };
     let place = format!("{host}, port {}", settings.port);
     let address = (host, settings.port).to_socket_addrs()?.next().with_context(|| format!("there is no {host}"))?;
+    ensure!(is_of_this_machine(address), "{host} is no address of this machine: no server of these settings can be there");
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("nobody listens at {place}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -78,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Secure::Refused if arguments.ready => {
                 bail!("{path} at {place} is for those with a certificate of tls_client_ca_file: give one with --certificate and --key")
             }
-            // It lives: it has read what was shown, which was nothing, and said what is missing.
+            // It lives: it has shown its certificate, signed, and asked for one.
             Secure::Refused => return Ok(()),
         },
     };
@@ -88,6 +89,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("{path} at {place} says {status}");
     }
     Ok(())
+}
+
+/// Whether a server could listen at this address here.
+fn is_of_this_machine(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    TcpListener::bind(address).is_ok()
 }
 
 /// Whether the server takes a connection from here for one of a proxy that announces whose it is.
@@ -113,7 +120,7 @@ fn ask(stream: &mut (impl Read + Write), path: &str) -> io::Result<String> {
 /// What came of asking over TLS.
 enum Secure {
     Answered(io::Result<String>),
-    /// The server wanted a certificate and got none.
+    /// The server wants a certificate, and there is none to show.
     Refused,
 }
 
@@ -133,23 +140,28 @@ fn ask_over_tls(mut stream: TcpStream, path: &str, arguments: &Arguments) -> any
         _ => builder.with_client_cert_resolver(asked.clone()),
     };
     let mut connection = ClientConnection::new(Arc::new(config), ServerName::from(stream.peer_addr()?.ip()))?;
-    while connection.is_handshaking() {
-        if let Err(error) = connection.complete_io(&mut stream) {
-            return Ok(Secure::Answered(Err(error)));
-        }
+    if let Err(error) = shake_hands(&mut connection, &mut stream) {
+        return Ok(Secure::Answered(Err(error)));
     }
-    let mut stream = StreamOwned::new(connection, stream);
-    if !asked.0.load(Ordering::Relaxed) {
-        return Ok(Secure::Answered(ask(&mut stream, path)));
+    if asked.0.load(Ordering::Relaxed) {
+        // What ends the handshake is not sent: it would say that there is no certificate, and be a refusal in the server's audit log.
+        return Ok(Secure::Refused);
     }
-    // No request is sent: if the server had not read it when it closes, what it says would be lost.
-    let end = stream.read(&mut [0]).and(Err(io::ErrorKind::InvalidData.into()));
-    Ok(if end.as_ref().is_err_and(is_certificate_missing) { Secure::Refused } else { Secure::Answered(end) })
+    Ok(Secure::Answered(ask(&mut StreamOwned::new(connection, stream), path)))
 }
 
-fn is_certificate_missing(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    error == Some(&rustls::Error::AlertReceived(AlertDescription::CertificateRequired))
+/// The handshake, up to all that the server says in it, which its certificate's key has signed. This side's last words are made but not sent.
+fn shake_hands(connection: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while connection.is_handshaking() {
+        while connection.wants_write() {
+            connection.write_tls(stream)?;
+        }
+        if connection.read_tls(stream)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        connection.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    }
+    Ok(())
 }
 
 /// Shows no certificate, and notes that one was asked for.

@@ -11,7 +11,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use crate::support::{Authority, Process, Server, TestDatabase, free_port, program};
+use crate::support::{Authority, Process, Server, TestDatabase, audit_lines, free_port, program};
 
 /// `Type=notify` and `WatchdogSec=`, as systemd's side of it.
 #[tokio::test]
@@ -61,6 +61,9 @@ async fn probe_says_whether_the_server_lives_and_is_ready() {
     assert!(said(probe(&[], "127.0.0.1", port).await).0, "it lives until it has stopped");
     let (lives, why) = said(probe(&[], "127.0.0.1", free_port()).await);
     assert!(!lives && why.contains("nobody listens"), "{why}");
+    // What another machine says would tell nothing of this one (the address is of RFC 5737: nobody's).
+    let (lives, why) = said(probe(&[], "192.0.2.1", port).await);
+    assert!(!lives && why.contains("192.0.2.1 is no address of this machine"), "{why}");
 }
 
 /// The same for a server that speaks TLS, expects a PROXY header from this machine, or both.
@@ -91,10 +94,14 @@ async fn probe_speaks_as_the_server_is_spoken_to() {
     }
 
     // Nobody comes in without a certificate: that much can be learned without one, and all else with one.
-    let environment = [&tls[..], &clients].concat();
+    let (audit, metrics) = (tempfile::tempdir().unwrap(), format!("127.0.0.1:{}", free_port()));
+    let noted = [("AUDIT_LOG_DIR", audit.path().to_str().unwrap()), ("METRICS_BIND", metrics.as_str())];
+    let environment = [&tls[..], &clients, &noted].concat();
     let process = Process::start_listening(&database, &environment).await;
     let port = process.address().port();
-    assert_eq!(probe(&[], &environment, port).await, good);
+    for _ in 0..3 {
+        assert_eq!(probe(&[], &environment, port).await, good);
+    }
     let (is_ready, why) = probe(&["--ready"], &environment, port).await;
     assert!(!is_ready && why.contains("tls_client_ca_file") && why.contains("--certificate"), "{why}");
     assert_eq!(probe(&["--ready", "--certificate", shown, "--key", its_key], &environment, port).await, good);
@@ -102,7 +109,15 @@ async fn probe_speaks_as_the_server_is_spoken_to() {
     assert!(!lives && why.contains("no answer from"), "a certificate of another authority: {why}");
     // As it is after the setting was taken out of a file, before the server is started again.
     assert_eq!(probe(&[], &tls, port).await, good);
-    drop(process);
+    let refused = async || {
+        let text = reqwest::get(format!("http://{metrics}/metrics")).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix("whatsnext_http_certificates_refused_total ")).unwrap().to_owned()
+    };
+    assert_eq!(refused().await, "1", "who shows nothing because they only ask whether the server lives is not refused");
+    process.terminate().await;
+    let failed: Vec<_> = audit_lines(audit.path()).into_iter().filter(|line| line["event.action"] == "authentication_failed").collect();
+    let [failed] = failed.as_slice() else { panic!("expected the one with a certificate of another authority: {failed:#?}") };
+    assert_ne!(failed["event.reason"], "client_certificate_missing", "{failed}");
 
     // Who takes connections and says nothing does not live.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
