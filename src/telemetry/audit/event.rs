@@ -64,6 +64,9 @@ pub struct Event<'a> {
     /// How many of these there were, besides those that have lines of their own.
     #[serde(rename = "whatsnext.audit.folded", skip_serializing_if = "Option::is_none")]
     pub folded: Option<u64>,
+    /// What they were counted by. A line that names neither an address nor a user is of all others of that kind.
+    #[serde(rename = "whatsnext.audit.folded_by", skip_serializing_if = "Option::is_none")]
+    pub folded_by: Option<FoldedBy>,
     /// How many lines are missing before this one because they could not be written.
     #[serde(rename = "whatsnext.audit.lost", skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
@@ -126,6 +129,16 @@ pub enum Outcome {
     Unknown,
 }
 
+/// What refusals are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoldedBy {
+    /// Of strangers.
+    Address,
+    /// Of those who have shown a key that is right, also one of the configuration.
+    Key,
+}
+
 impl Event<'_> {
     /// Something of which nothing else is known.
     pub fn new(action: &str, category: Category, kind: Kind, outcome: Outcome) -> Event<'_> {
@@ -148,6 +161,7 @@ impl Event<'_> {
             target: Map::new(),
             configured_keys: None,
             folded: None,
+            folded_by: None,
             lost: None,
             torn_bytes: None,
             removed_to: None,
@@ -231,5 +245,20 @@ mod tests {
         let host = gethostname().expect("a name").to_string_lossy().into_owned();
         assert!(!host.is_empty());
         assert_eq!((&read["host.name"], &read["process.pid"]), (&Value::from(host), &Value::from(std::process::id())));
+    }
+
+    #[test]
+    fn every_field_of_ours_is_in_the_readme() {
+        // These and the chain's, which are written by hand.
+        let sources = [include_str!("event.rs"), include_str!("chain.rs")].concat();
+        let documented = include_str!("../../../README.md");
+        let mut names: Vec<_> =
+            sources.split(['"', '\\']).filter(|text| text.starts_with("whatsnext.") && *text != "whatsnext.audit").collect();
+        names.sort_unstable();
+        names.dedup();
+        assert!(names.contains(&"whatsnext.audit.folded_by") && names.contains(&"whatsnext.audit.hash"), "{names:?}");
+        for name in names.into_iter().filter(|name| name.len() > "whatsnext.".len()) {
+            assert!(documented.contains(&format!("`{name}`")), "{name} is not in README.md");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::Event;
+use super::{Event, FoldedBy};
 
 /// How many refusals of one kind are told one by one, for each subject, until the counts are taken.
 const WHOLE: u64 = 5;
@@ -39,6 +39,8 @@ pub(super) struct Fold {
     pub(super) user: Option<String>,
     /// With which key.
     pub(super) key: Option<String>,
+    /// Whether this is of somebody who is known; of all others together that is all that is said.
+    pub(super) by: FoldedBy,
     pub(super) action: &'static str,
     pub(super) count: u64,
     pub(super) since: DateTime<Utc>,
@@ -91,19 +93,23 @@ impl Folds {
 
     /// What was counted, and begins anew.
     pub(super) fn take(&self) -> Vec<Fold> {
-        let all = [&self.strangers, &self.known].map(|counts| std::mem::take(&mut *counts.lock().unwrap_or_else(PoisonError::into_inner)));
-        let counted = all.into_iter().flatten().filter(|(_, seen)| seen.count > seen.whole);
-        counted.map(|((subject, action), seen)| seen.into_fold(subject, action)).collect()
+        let all = [(FoldedBy::Address, &self.strangers), (FoldedBy::Key, &self.known)];
+        let folds = all.into_iter().flat_map(|(by, counts)| {
+            let counts = std::mem::take(&mut *counts.lock().unwrap_or_else(PoisonError::into_inner));
+            let counted = counts.into_iter().filter(|(_, seen)| seen.count > seen.whole);
+            counted.map(move |((subject, action), seen)| seen.into_fold(subject, by, action))
+        });
+        folds.collect()
     }
 }
 
 impl Seen {
-    fn into_fold(self, subject: Option<Subject>, action: &'static str) -> Fold {
+    fn into_fold(self, subject: Option<Subject>, by: FoldedBy, action: &'static str) -> Fold {
         let address = match subject {
             Some(Subject::Address(address)) => Some(address),
             Some(Subject::Key(_) | Subject::Configured(_)) | None => None,
         };
-        Fold { address, user: self.user, key: self.key, action, count: self.count - self.whole, since: self.since }
+        Fold { address, user: self.user, key: self.key, by, action, count: self.count - self.whole, since: self.since }
     }
 }
 
@@ -140,7 +146,9 @@ mod tests {
         assert_eq!((told(&folds, at("192.0.2.1"), "x", 100), told(&folds, at("192.0.2.2"), "x", 3)), (5, 3));
         let (first, second) = (at("2001:db8:1:2::1"), at("2001:db8:1:2:ffff::1"));
         assert_eq!((told(&folds, first, "x", 4), told(&folds, second, "x", 4)), (4, 1), "a /64 is one");
-        let mut taken: Vec<_> = folds.take().into_iter().map(|fold| (fold.address.map(|at| at.to_string()), fold.count)).collect();
+        let taken = folds.take();
+        assert!(taken.iter().all(|fold| fold.by == FoldedBy::Address), "{taken:?}");
+        let mut taken: Vec<_> = taken.into_iter().map(|fold| (fold.address.map(|at| at.to_string()), fold.count)).collect();
         taken.sort();
         assert_eq!(taken, [(Some("192.0.2.1".to_owned()), 95), (Some("2001:db8:1:2::".to_owned()), 3)]);
         assert_eq!((folds.take(), told(&folds, at("192.0.2.1"), "x", 1)), (Vec::new(), 1));
@@ -153,7 +161,9 @@ mod tests {
         let noted = [(one, "x", 9), (one, "y", 2), (other, "x", 6), (configured, "x", 7)]
             .map(|(of, action, times)| told(&folds, of, action, times));
         assert_eq!(noted, [5, 2, 5, 5]);
-        let mut taken: Vec<_> = folds.take().into_iter().map(|fold| (fold.user, fold.key, fold.action, fold.count, fold.address)).collect();
+        let taken = folds.take();
+        assert!(taken.iter().all(|fold| fold.by == FoldedBy::Key), "{taken:?}");
+        let mut taken: Vec<_> = taken.into_iter().map(|fold| (fold.user, fold.key, fold.action, fold.count, fold.address)).collect();
         taken.sort();
         let expected = |name: &str, count| (Some(name.to_owned()), Some(name.to_owned()), "x", count, None);
         assert_eq!(taken, [expected("configuration:1", 2), expected("key:1", 4), expected("key:2", 1)]);
@@ -166,9 +176,7 @@ mod tests {
             told(&folds, Subject::Address(std::net::Ipv4Addr::from_bits(address).into()), "x", 1);
         }
         assert_eq!(told(&folds, Subject::Key(1), "x", 1), 1, "expected a key to be told of, whatever strangers do");
-        let taken = folds.take();
-        assert_eq!(taken.len(), 1);
-        assert_eq!((taken[0].address, taken[0].count), (None, 100_000 - PAIRS as u64));
+        assert_eq!(others(&folds), [(FoldedBy::Address, 100_000 - PAIRS as u64)]);
     }
 
     #[test]
@@ -177,7 +185,24 @@ mod tests {
         for number in 0..10_000 {
             told(&folds, Subject::Key(number), "x", 1);
         }
+        assert_eq!(others(&folds), [(FoldedBy::Key, 10_000 - PAIRS as u64)]);
+    }
+
+    #[test]
+    fn strangers_and_those_who_are_known_are_told_apart_where_nobody_is_named() {
+        let folds = Folds::default();
+        for number in 0..2_000_u32 {
+            told(&folds, Subject::Address(std::net::Ipv4Addr::from_bits(number).into()), "x", 1);
+            told(&folds, Subject::Key(number.into()), "x", 1);
+        }
+        told(&folds, Subject::Configured(0), "x", 7);
+        assert_eq!(others(&folds), [(FoldedBy::Address, 2_000 - PAIRS as u64), (FoldedBy::Key, 2_007 - PAIRS as u64)]);
+    }
+
+    /// How many were counted in which of the tables, if none of them is named.
+    fn others(folds: &Folds) -> Vec<(FoldedBy, u64)> {
         let taken = folds.take();
-        assert_eq!((taken.len(), taken[0].count), (1, 10_000 - PAIRS as u64));
+        assert!(taken.iter().all(|fold| fold.address.is_none() && fold.user.is_none() && fold.key.is_none()), "{taken:?}");
+        taken.into_iter().map(|fold| (fold.by, fold.count)).collect()
     }
 }

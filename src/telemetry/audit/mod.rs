@@ -34,7 +34,7 @@ use folds::{Fold, Folds};
 use writer::Writer;
 
 pub use chain::{Anchor, Seal};
-pub use event::{AUTHENTICATION_FAILED, Category, Event, Kind, Outcome, PERMISSION_DENIED};
+pub use event::{AUTHENTICATION_FAILED, Category, Event, FoldedBy, Kind, Outcome, PERMISSION_DENIED};
 pub use folds::Subject;
 pub use verify::{Allowed, Chain, Report, STARTED, STOPPED, verify};
 
@@ -184,8 +184,9 @@ impl Audit {
 
     fn tell_folded(&self) {
         let Some(log) = &self.0 else { return };
-        for Fold { address, user, key, action, count, since } in log.folds.take() {
-            self.record(&Event { source: address, user, key, folded: Some(count), since: Some(since), ..Event::refusal(action) });
+        for Fold { address, user, key, by, action, count, since } in log.folds.take() {
+            let (folded, folded_by, since) = (Some(count), Some(by), Some(since));
+            self.record(&Event { source: address, user, key, folded, folded_by, since, ..Event::refusal(action) });
         }
     }
 

@@ -67,7 +67,8 @@ async fn refusals_of_one_key_hide_none_of_another() {
     let folded: Vec<_> = of_noisy.iter().filter(|line| !line["whatsnext.audit.folded"].is_null()).collect();
     let [folded] = folded.as_slice() else { panic!("expected looks to be counted in one line: {of_noisy:#?}") };
     let name = format!("user:{user}");
-    assert_eq!((&folded["whatsnext.audit.folded"], &folded["user.id"]), (&json!(7), &json!(name)), "{folded}");
+    let said = ["whatsnext.audit.folded", "whatsnext.audit.folded_by", "user.id"].map(|field| folded[field].clone());
+    assert_eq!(said, [json!(7), json!("key"), json!(name)], "{folded}");
 }
 
 /// Over their limits too, each key is counted by itself, and named.
@@ -247,6 +248,7 @@ async fn clients_without_a_good_certificate_are_recorded_and_counted() {
     // The other authority has the name of the one that is trusted.
     let [missing, stranger, expired] = ["client_certificate_missing", "client_certificate_invalid", "client_certificate_expired"];
     assert_eq!(reasons, [missing, stranger, expired, missing, stranger], "the others are counted: {failed:#?}");
+    assert_eq!(failed.last().unwrap()["whatsnext.audit.folded_by"], "address", "{failed:#?}");
     assert!(
         failed.iter().all(|line| line["source.ip"] == "127.0.0.1" && line["event.category"] == json!(["authentication"])),
         "{failed:#?}"
