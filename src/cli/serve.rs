@@ -140,6 +140,7 @@ fn check(effective: &Effective) -> anyhow::Result<()> {
     for warning in warnings(&effective.settings) {
         println!("# warning: {warning}");
     }
+    effective.settings.refuse_unsafe()?;
     let app = App::build(effective.settings.clone())?;
     if let Some(tls) = app.tls() {
         let (file, ends) = tls.certificate();
@@ -147,5 +148,5 @@ fn check(effective: &Effective) -> anyhow::Result<()> {
             println!("# warning: tls_cert_file: the certificate in {} ends on {ends}: replace it and its key", file.display());
         }
     }
-    Ok(effective.settings.refuse_unsafe()?)
+    Ok(())
 }

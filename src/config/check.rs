@@ -67,7 +67,11 @@ impl Settings {
             return Err(Refusal::InFlight { limit, batch });
         }
         let requests = i64::from(MAX_REQUESTS);
+        let [connections, pool] = [self.max_connections, self.database_pool_size].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         for (name, value, least, most) in [
+            ("max_connections", connections, 1, 1_000_000),
+            // Room for all of them is taken at once.
+            ("database_pool_size", pool, 1, 10_000),
             ("lease_seconds", i64::from(self.lease_seconds), 1, 86_400),
             ("max_attempts", i64::from(self.max_attempts), 1, 1000),
             ("backoff_seconds", i64::from(self.backoff_seconds), 0, 86_400),
@@ -192,6 +196,15 @@ mod tests {
         assert_eq!(settings(&[("metrics_bind", "9464")]).refuse_unsafe(), Err(Refusal::MetricsBind("9464".to_owned())));
         let warned = |text| warnings(&settings(&[("metrics_bind", text)])).iter().any(|warning| warning.contains("metrics_bind"));
         assert!(warned("0.0.0.0:9464") && !warned("[::1]:9464"));
+    }
+
+    #[test]
+    fn numbers_of_connections_that_cannot_be_are_refused() {
+        for (name, good, bad) in [("max_connections", "1", "0"), ("database_pool_size", "10000", "10001"), ("database_pool_size", "1", "0")]
+        {
+            assert_eq!(settings(&[(name, good)]).refuse_unsafe(), Ok(()), "{name} = {good}");
+            assert!(matches!(settings(&[(name, bad)]).refuse_unsafe(), Err(Refusal::Range { .. })), "{name} = {bad}");
+        }
     }
 
     #[test]

@@ -21,7 +21,16 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
 
 /// The secret `name` that a file holds, without its line end.
 pub(super) fn secret(name: &'static str, path: &Path) -> Result<String, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::UnreadableSecret { name, path: path.to_owned(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| {
+        // Somebody may have set the secret where its file should be.
+        let is_shown = path.is_absolute();
+        let file = if is_shown {
+            path.display().to_string()
+        } else {
+            "what it is set to (not repeated here: it does not begin with /, and may be the secret)".to_owned()
+        };
+        Error::UnreadableSecret { name, file, source }
+    })?;
     match text.trim_end_matches(['\r', '\n']) {
         // It would be as if there were none: no seal on the audit log, no key that lets anybody in.
         secret if secret.trim().is_empty() => Err(Error::EmptySecret { name, path: path.to_owned() }),

@@ -36,7 +36,8 @@ impl Sources {
     }
 }
 
-/// Why the configuration cannot be used. Each says what to change and where, and repeats no value: whatever was set may be a secret in the wrong place.
+/// Why the configuration cannot be used. Each says what to change and where, and repeats no value: whatever was set may be a secret in the wrong place. (What
+/// is of the right kind and cannot be used all the same, [`super::Refusal`] and others repeat, where it can be none.)
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that was named cannot be read.
@@ -64,12 +65,12 @@ pub enum Error {
         name: &'static str,
     },
     /// A file that holds a secret cannot be read.
-    #[error("{name}_file: cannot read {path}: {source}")]
+    #[error("{name}_file: cannot read {file}: {source}")]
     UnreadableSecret {
         /// The secret.
         name: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// The file, or words for what may be none.
+        file: String,
         /// Why.
         source: io::Error,
     },

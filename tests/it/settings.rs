@@ -1,5 +1,7 @@
 //! Settings that are wrong, at start and while a server works: what is said of them, and that no secret is.
 
+mod repeated;
+
 use std::{
     fs,
     path::Path,
