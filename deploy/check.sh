@@ -58,7 +58,8 @@ if have cargo-deb && have dpkg-deb; then
     CARGO_TARGET_DIR=$work/target cargo deb -q --no-build --output "$work/whatsnext.deb" >/dev/null
     dpkg-deb --fsys-tarfile "$work/whatsnext.deb" | tar -t >"$work/contents"
     for file in usr/bin/whatsnext usr/lib/systemd/system/whatsnext.service etc/whatsnext/whatsnext.toml etc/whatsnext/secrets/database_url \
-        etc/whatsnext/secrets/redis_url usr/share/doc/whatsnext/README.md usr/share/doc/whatsnext/default.toml; do
+        etc/whatsnext/secrets/redis_url usr/share/doc/whatsnext/{README.md,default.toml,LICENSE-MIT,LICENSE-APACHE} \
+        usr/share/doc/whatsnext/examples/{nginx/whatsnext.conf,prometheus/rules.yml,grafana/whatsnext.json}; do
         grep -qx "\./$file" "$work/contents" || grep -qx "$file" "$work/contents" || die "the package has no $file: $(cat "$work/contents")"
     done
     dpkg-deb -x "$work/whatsnext.deb" "$work/root"

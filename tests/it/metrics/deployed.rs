@@ -71,6 +71,23 @@ async fn every_metric_that_rules_and_dashboard_name_is_told() {
     }
 }
 
+/// Where the README names many together, it ends what they begin with in an ellipsis.
+#[tokio::test]
+async fn every_metric_that_is_told_is_in_the_readme() {
+    let database = TestDatabase::new().await;
+    let (process, scraper) = start_with(&database, &[]).await;
+    let (project, task) = process.api.project_with_task("p").await;
+    process.api.job(project, task, "a", &[]).await;
+    let readme = read("../README.md");
+    let named = found(r"`((?:whatsnext|process)_\w*…?)`", &readme);
+    let is_named =
+        |name: &str| named.iter().any(|pattern| pattern.strip_suffix('…').map_or(*pattern == name, |start| name.starts_with(start)));
+    let scrape = scraper.scrape().await;
+    let told = scrape.names();
+    let unnamed: Vec<_> = told.iter().filter(|name| !is_named(name)).collect();
+    assert!(unnamed.is_empty(), "expected README.md to name {unnamed:?}");
+}
+
 /// Lets Prometheus read an expression of the dashboard, with Grafana's variables filled in.
 fn parse(expression: &str) {
     if expression.starts_with("label_values") {
