@@ -1,22 +1,26 @@
-//! Every operation of the document, by every kind of key, in its own project, in another one and in one that does not exist.
+//! Every operation of the document, by every kind of key and by every scope alone, in its own project, in another one and in one that does not exist.
 //!
-//! What each cell must answer follows from the document (the scope that the operation names) and from where the operation's project stands in the request
-//! ([`Place`]); [`Holder::expected`] is the rule, written down a second time and not taken from the server's code. Each refusal is compared with the words
-//! that are said of what does not exist, and what was refused must have changed nothing.
+//! What each cell must answer follows from what the operation needs (`needs.rs`, with which the document has to agree) and from where the operation's project
+//! stands in the request ([`Place`]); [`Holder::expected`] is the rule. Neither is taken from the server's code. Each refusal is compared with the words that
+//! are said of what does not exist, and what was refused must have changed nothing.
 
 mod audited;
+mod holders;
+mod needs;
 mod requests;
 
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use whatsnext::{
     access::{Grants, Key, KeyHash, KeyId, NewKey, Role, Store},
     app::App,
 };
 
-use crate::support::{Api, Json, Server, TestDatabase, make_key};
+use crate::support::{Api, Json, Server, TestDatabase, id, make_key, make_key_with};
+use holders::{Expected, Holder, Part};
 use requests::{Ask, World};
 
 /// An operation of the document.
@@ -27,7 +31,7 @@ struct Operation {
     /// Whether it takes no key.
     is_open: bool,
     /// Any of these is enough; none for what is open to everybody, or to whoever has a key.
-    scopes: Vec<String>,
+    scopes: &'static [&'static str],
     place: Place,
 }
 
@@ -52,100 +56,11 @@ enum Site {
     Own,
     Foreign,
     Absent,
+    /// One that is not asked for: somebody may have more there than in their own.
+    Elsewhere,
 }
 
 const SITES: [Site; 3] = [Site::Own, Site::Foreign, Site::Absent];
-
-/// What a key was given.
-#[derive(Debug, Clone, Copy)]
-enum Holder {
-    /// A role in all projects.
-    Everywhere(Role),
-    /// A role in its own project.
-    Here(Role),
-    /// `reader` in its own project, and all but `admin` in one that no request is about.
-    MoreElsewhere,
-    /// A token of an administrator's key, with the scopes of a role in its own project.
-    Token(Role),
-}
-
-/// What must become of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    Done,
-    /// 403.
-    Lacks,
-    /// As if it did not exist: 404, 400 or an empty list, by [`Place`].
-    Absent,
-}
-
-impl Holder {
-    fn all() -> Vec<Self> {
-        let both = Role::ALL.into_iter().flat_map(|role| [Self::Everywhere(role), Self::Here(role)]);
-        both.chain([Self::MoreElsewhere, Self::Token(Role::Worker), Self::Token(Role::Maintainer)]).collect()
-    }
-
-    fn grants(self, own: i64, elsewhere: i64) -> Grants {
-        match self {
-            Self::Everywhere(role) => Grants::All(role),
-            Self::Here(role) => Grants::Only(BTreeMap::from([(own, role)])),
-            Self::Token(_) => Grants::All(Role::Admin),
-            Self::MoreElsewhere => Grants::Only(BTreeMap::from([(own, Role::Reader), (elsewhere, Role::Maintainer)])),
-        }
-    }
-
-    /// The scopes in a project, and whether it may be known at all.
-    fn scopes(self, site: Site) -> Option<&'static [&'static str]> {
-        match (self, site) {
-            (Self::Everywhere(role), _) => Some(bundle(role)),
-            // Nobody administrates one project.
-            (Self::Here(Role::Admin), Site::Own) => Some(bundle(Role::Maintainer)),
-            (Self::Here(role) | Self::Token(role), Site::Own) => Some(bundle(role)),
-            (Self::MoreElsewhere, Site::Own) => Some(bundle(Role::Reader)),
-            (Self::Here(_) | Self::MoreElsewhere | Self::Token(_), Site::Foreign | Site::Absent) => None,
-        }
-    }
-
-    /// What is answered to a token where a key is told something else.
-    fn told(self, operation: &Operation) -> Option<u16> {
-        match (self, operation.id.as_str()) {
-            (Self::Token(_), "create_token" | "get_own_key" | "revoke_own_key") => Some(403),
-            (Self::Token(_), "get_own_token") => Some(200),
-            (Self::Token(_), "delete_own_token") => Some(204),
-            _ => None,
-        }
-    }
-
-    fn expected(self, operation: &Operation, site: Site) -> Expected {
-        let among = |scopes: &[&str]| operation.scopes.is_empty() || operation.scopes.iter().any(|scope| scopes.contains(&scope.as_str()));
-        let somewhere = match self {
-            Self::MoreElsewhere => among(bundle(Role::Maintainer)),
-            Self::Here(_) | Self::Everywhere(_) | Self::Token(_) => among(self.scopes(Site::Own).unwrap_or_default()),
-        };
-        let throughout = matches!(self, Self::Everywhere(role) if among(bundle(role)));
-        let allowed = |is_so| if is_so { Expected::Done } else { Expected::Lacks };
-        match (operation.place, self.scopes(site)) {
-            (Place::None, _) => allowed(if operation.is_for_all() { throughout } else { somewhere }),
-            (Place::Path, None) => Expected::Absent,
-            (_, None) if !somewhere => Expected::Lacks,
-            (_, None) => Expected::Absent,
-            (_, Some(scopes)) if !among(scopes) => Expected::Lacks,
-            (_, Some(_)) if site == Site::Absent => Expected::Absent,
-            (_, Some(_)) => Expected::Done,
-        }
-    }
-}
-
-/// As the document describes the roles.
-fn bundle(role: Role) -> &'static [&'static str] {
-    match role {
-        Role::Reader => &["read"],
-        Role::Worker => &["read", "work"],
-        Role::Submitter => &["read", "submit"],
-        Role::Maintainer => &["read", "submit", "work", "manage"],
-        Role::Admin => &["read", "submit", "work", "manage", "admin"],
-    }
-}
 
 impl Operation {
     /// All of a document.
@@ -157,12 +72,9 @@ impl Operation {
 
     fn read(document: &Value, path: &str, method: &str, operation: &Value) -> Self {
         let id = operation["operationId"].as_str().unwrap().to_owned();
-        let mut scopes: Vec<String> = operation["x-required-scope"].as_str().map(ToOwned::to_owned).into_iter().collect();
-        if id == "update_job" {
-            // Decided: `work` reports a status, `submit` changes the rest (`a_worker_may_change_a_jobs_status_and_nothing_else`).
-            assert_eq!(scopes, ["work"]);
-            scopes.push("submit".to_owned());
-        }
+        let (is_open, scopes) = (needs::is_open(&id), needs::scopes(&id));
+        let documented = (operation["security"].is_null(), operation["x-required-scope"].as_str());
+        assert_eq!(documented, (is_open, scopes.first().copied()), "what the document says that {id} needs");
         let body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str().unwrap_or("#/none");
         let in_body = document.pointer(&format!("{}/properties/project_id", &body[1..])).is_some();
         let query = operation["parameters"].as_array().into_iter().flatten().find(|parameter| parameter["name"] == "project_id");
@@ -174,7 +86,6 @@ impl Operation {
             None if in_body => Place::Named,
             None => Place::None,
         };
-        let is_open = operation["security"].is_null();
         Self { id, method: method.to_uppercase(), path: path.to_owned(), is_open, scopes, place }
     }
 
@@ -203,11 +114,22 @@ impl Table {
     async fn world(&self, holder: Holder) -> World {
         let [own, foreign, elsewhere] =
             [requests::project(&self.admin).await, requests::project(&self.admin).await, requests::project(&self.admin).await];
-        let key = make_key(&self.database, holder.grants(own.id, elsewhere.id)).await;
+        let world = World { admin: self.admin.clone(), api: self.api.clone(), own, foreign, elsewhere };
+        let project = |site| world.project(site);
+        // Whatever is less at the end was more before.
+        let user = match holder.user {
+            Some(_) => Some(id(&self
+                .admin
+                .post("/users", json!({"name": requests::new_name("user"), "grants": {"all": "admin"}}))
+                .await
+                .expect(201))),
+            None => None,
+        };
+        let key = make_key_with(&self.database, holder.key.grants(project), |new| new.user_id = user).await;
         let api = self.api.with_key(key.expose());
-        let api = match holder {
-            Holder::Token(role) => {
-                let asked = json!({"scopes": bundle(role), "projects": [own.id]});
+        let api = match holder.token {
+            Some(Part { scopes, is_here }) => {
+                let asked = json!({"scopes": scopes, "projects": is_here.then_some([world.own.id])});
                 // On a machine with too much to do a server may lose sight of Redis for a moment, which holds the tokens.
                 let mut made = api.post("/tokens", asked.clone()).await;
                 while made.status == 503 {
@@ -215,9 +137,13 @@ impl Table {
                 }
                 self.api.with_key(made.expect(201)["token"].as_str().unwrap())
             }
-            Holder::Everywhere(_) | Holder::Here(_) | Holder::MoreElsewhere => api,
+            None => api,
         };
-        World { admin: self.admin.clone(), api, own, foreign }
+        if let (Some(user), Some(given)) = (user, holder.user) {
+            let grants = json!({"grants": given.grants(project)});
+            self.admin.send(Method::PUT, &format!("/users/{user}"), Some(grants.to_string())).await.expect(200);
+        }
+        World { api, ..world }
     }
 
     /// A key to be looked at, changed and revoked.
@@ -262,34 +188,30 @@ impl Table {
             (Expected::Done, _) => assert_eq!(answer.status, holder.told(operation).unwrap_or(ask.success), "{cell}: {}", answer.text),
             (Expected::Lacks, _) => {
                 assert_eq!(answer.status, 403, "{cell}: {}", answer.text);
-                assert_lacks(&answer, &operation.scopes[0], world.project(site), &cell);
+                assert_lacks(&answer, operation.scopes[0], world.project(site), &cell);
             }
             (Expected::Absent, Place::List) => {
                 assert_eq!((answer.status, answer.header("x-total-count"), &answer.body), (200, "0", &json!([])), "{cell}");
             }
-            // Who may see every project is told of the job; that the project is not there either is nothing to hide.
-            (Expected::Absent, _) if operation.id == "delete_project_job" && matches!(holder, Holder::Everywhere(_)) => {
-                assert_eq!(answer.problem(404), "There is no job 99999999.", "{cell}");
-                return;
-            }
             (Expected::Absent, place) => {
                 let status = if place == Place::Named { 400 } else { 404 };
-                assert_eq!(
-                    (answer.status, answer.body["detail"].as_str()),
-                    (status, Some(ask.missing.as_str())),
-                    "{cell}: {}",
-                    answer.text
-                );
+                // Who may see every project is told of the job; that the project is not there either is nothing to hide.
+                let missing = match operation.id.as_str() {
+                    "delete_project_job" if !holder.knows(site) => format!("There is no project {}.", world.project(site)),
+                    _ => ask.missing.clone(),
+                };
+                assert_eq!((answer.status, answer.body["detail"].as_str()), (status, Some(missing.as_str())), "{cell}: {}", answer.text);
             }
         }
         if expected != Expected::Done {
             assert_eq!(self.witness(ask).await, before, "{cell}: it was refused, and nothing changed");
         }
-        if operation.id == "list_projects" {
+        if operation.id == "list_projects" && expected == Expected::Done {
             let listed: Vec<i64> = answer.body.as_array().unwrap().iter().map(|project| project["id"].as_i64().unwrap()).collect();
             let sees = |project: i64| listed.contains(&project);
-            let foreign = matches!(holder, Holder::Everywhere(_));
-            assert_eq!((sees(world.own.id), sees(world.foreign.id)), (true, foreign), "{cell}");
+            for site in [Site::Own, Site::Foreign, Site::Elsewhere] {
+                assert_eq!(sees(world.project(site)), holder.reads(site), "{cell}: the project {site:?}");
+            }
         }
         if operation.id == "list_jobs" && expected == Expected::Done {
             let jobs = answer.body.as_array().unwrap();
@@ -315,17 +237,46 @@ fn assert_lacks(answer: &Json, scope: &str, project: i64, cell: &str) {
     assert!(rest.is_some_and(|rest| rest == "." || rest == place), "{cell}: {}", answer.text);
 }
 
+impl Table {
+    /// Asks for every operation of the document with each of these.
+    async fn hold(holders: Vec<Holder>) {
+        let (table, server, operations) = Self::new().await;
+        let cells: usize = join_all(holders.iter().map(|holder| table.row(*holder, &operations))).await.into_iter().sum();
+        assert!(cells > holders.len() * operations.len(), "{cells} cells");
+        server.stop().await;
+    }
+
+    async fn new() -> (Self, Server, Vec<Operation>) {
+        let database = TestDatabase::new().await;
+        let document = App::build(database.settings(&[])).expect("a server").document();
+        let operations = Operation::all(&document);
+        assert_eq!(operations.len(), needs::count(), "what is said here of operations is said of those of the document");
+        let server = Server::start_with(&database, &[("disable_auth", "false")]).await;
+        let admin = server.api.with_key(make_key(&database, Grants::All(Role::Admin)).await.expose());
+        let hash = KeyHash::of(&Key::generate(KeyId::make()));
+        (Self { database, api: server.api.clone(), admin, hash }, server, operations)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_is_good_for_whom_the_document_says_and_for_nobody_else() {
-    let database = TestDatabase::new().await;
-    let document = App::build(database.settings(&[])).expect("a server").document();
-    let operations = Operation::all(&document);
-    let server = Server::start_with(&database, &[("disable_auth", "false")]).await;
-    let admin = server.api.with_key(make_key(&database, Grants::All(Role::Admin)).await.expose());
-    let hash = KeyHash::of(&Key::generate(KeyId::make()));
-    let table = Table { database, api: server.api.clone(), admin, hash };
+    Table::hold(holders::with_roles()).await;
+}
 
-    let world = table.world(Holder::Everywhere(Role::Admin)).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_takes_its_scope_and_no_other() {
+    Table::hold(holders::with_one_scope()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_is_good_for_a_key_only_as_far_as_for_its_user() {
+    Table::hold(holders::with_users()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_is_open_without_a_key_or_refuses_to_be() {
+    let (table, server, operations) = Table::new().await;
+    let world = table.world(Holder::ADMIN).await;
     for operation in &operations {
         let ask = requests::ask(&table, &world, operation, Site::Own).await;
         let answer = ask.send(&server.api, &operation.method).await;
@@ -335,8 +286,6 @@ async fn every_operation_is_good_for_whom_the_document_says_and_for_nobody_else(
             answer.problem(401);
         }
     }
-    let cells: usize = join_all(Holder::all().into_iter().map(|holder| table.row(holder, &operations))).await.into_iter().sum();
-    assert!(cells > Holder::all().len() * operations.len(), "{cells} cells");
     server.stop().await;
 }
 

@@ -10,7 +10,7 @@ use whatsnext::{
     app::App,
 };
 
-use super::{Holder, Operation, Site, Table, requests};
+use super::{Operation, Site, Table, holders::Holder, requests};
 use crate::support::{Process, TestDatabase, audit_lines, make_key};
 
 /// A digest of everything in the database but when keys were last used.
@@ -45,7 +45,7 @@ async fn every_operation_that_changes_anything_leaves_a_line() {
     let mut sent: Vec<(String, &Operation, u16, Option<bool>)> = Vec::new();
     let (mut refused, mut unseen) = (HashMap::from([(401, 0_u64), (403, 0)]), Vec::new());
     for operation in &operations {
-        let world = table.world(Holder::Everywhere(Role::Admin)).await;
+        let world = table.world(Holder::ADMIN).await;
         let ask = requests::ask(&table, &world, operation, Site::Own).await;
         for api in [&process.api, &reader] {
             let status = ask.send(api, &operation.method).await.status;
