@@ -16,7 +16,11 @@ use std::sync::Arc;
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Ended, Gate, Inner, Outcome, Pass, Subject, visitors::to_the_end, window};
+use super::{
+    ATTEMPTS, Arrival, Ended, Gate, Inner, Outcome, Pass, Subject,
+    visitors::{Brought, to_the_end},
+    window,
+};
 use crate::{
     access::{Busy, Key, KeyId, Record, Stored},
     api::Error,
@@ -60,13 +64,14 @@ impl Inner {
     /// A key that was not verified here yet.
     async fn unmet(self: &Arc<Self>, key: &Key, arrival: &Arrival) -> Result<Pass, Error> {
         // Whoever makes ids up waits for nothing either.
-        if let Some(refusal) = self.decider.refusal(Subject::Address(arrival.address), "verify")
-            && !self.issued.contains(key.id())
+        let brought = if self.issued.contains(key.id()) { Brought::IssuedKey } else { Brought::OtherKey };
+        if let Brought::OtherKey = brought
+            && let Some(refusal) = self.decider.refusal(Subject::Address(arrival.address), "verify")
         {
             return Err(refusal);
         }
         // Until it is decided and, if it is wrong, counted: of those that come at once none is looked at before the failures of others are known.
-        let place = self.visitors.place(arrival.address).await;
+        let place = self.visitors.place(arrival.address, brought).await;
         let (inner, key, arrival) = (Arc::clone(self), key.clone(), arrival.clone());
         to_the_end(async move {
             let _place = place;

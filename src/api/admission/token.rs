@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Instant};
 
 use poem::http::StatusCode;
 
-use super::{ATTEMPTS, Arrival, Deputy, Ended, Inner, Outcome, Pass, visitors::to_the_end};
+use super::{
+    ATTEMPTS, Arrival, Deputy, Ended, Inner, Outcome, Pass,
+    visitors::{Brought, to_the_end},
+};
 use crate::{access::HeldToken, api::Error, redis::Away};
 
 impl Inner {
@@ -49,7 +52,7 @@ impl Inner {
             return Err(refusal);
         }
         // Until it is found or, if there is none, counted.
-        let place = self.visitors.place(arrival.address).await;
+        let place = self.visitors.place(arrival.address, Brought::Token).await;
         let (inner, digest, arrival) = (Arc::clone(self), *digest, arrival.clone());
         to_the_end(async move {
             let _place = place;

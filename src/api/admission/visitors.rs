@@ -15,17 +15,33 @@ use crate::access::ClientAddress;
 /// Of how many addresses a server keeps count.
 const ADDRESSES: usize = 10_000;
 
-/// How many keys and tokens of an address are checked at a time. Its failures are counted when they are known, so this is how many it may have too many.
+/// How many of each kind an address has checked at a time. Its failures are counted when they are known, so it may have nearly as many too many of each.
 const AT_ONCE: usize = 4;
 
 /// How many tokens of an address over its limit are looked for in a second.
 const HEARINGS: u32 = 8;
 
+/// What somebody brings that is not known here. Each kind has places of its own: who brings what is good waits for nobody who makes things up, however long it
+/// takes to find out that there is no such thing.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Brought {
+    /// A key whose id was given out. Only who knows such an id can take these places, and looking at one costs PostgreSQL next to nothing: its record is copied.
+    IssuedKey,
+    /// A key whose id was made up, or is so new that nobody has told this server yet.
+    OtherKey,
+    /// A token.
+    Token,
+}
+
+impl Brought {
+    const KINDS: usize = 3;
+}
+
 /// The addresses from which somebody has brought what is not known here.
 pub(super) struct Visitors(Cache<ClientAddress, Arc<Visitor>>);
 
 struct Visitor {
-    places: Arc<Semaphore>,
+    places: [Arc<Semaphore>; Brought::KINDS],
     /// How many were heard in the second that began then.
     heard: Mutex<(Instant, u32)>,
 }
@@ -37,9 +53,9 @@ impl Default for Visitors {
 }
 
 impl Visitors {
-    /// Waits until one more key or token of this address may be checked: until it is dropped.
-    pub(super) async fn place(&self, address: ClientAddress) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.visitor(address).places).acquire_owned().await.ok()
+    /// Waits until one more of these of this address may be checked: until it is dropped.
+    pub(super) async fn place(&self, address: ClientAddress, brought: Brought) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.visitor(address).places[brought as usize]).acquire_owned().await.ok()
     }
 
     /// Whether one more token is looked for although the address is over its limit.
@@ -56,7 +72,8 @@ impl Visitors {
     fn visitor(&self, address: ClientAddress) -> Arc<Visitor> {
         let new = || {
             let heard = Mutex::new((Instant::now(), 0));
-            Arc::new(Visitor { places: Arc::new(Semaphore::new(AT_ONCE)), heard })
+            let places = std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE)));
+            Arc::new(Visitor { places, heard })
         };
         let known: Result<_, std::convert::Infallible> = self.0.get_or_insert_with(&address, || Ok(new()));
         known.unwrap_or_else(|_| new())
@@ -84,14 +101,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_has_few_places_and_takes_none_from_others() {
+    async fn an_address_has_few_places_of_each_kind_and_takes_none_from_others() {
         let visitors = Visitors::default();
-        let mut places = join_all((0..AT_ONCE).map(|_| visitors.place(address(1)))).await;
-        let mut waiting = pin!(visitors.place(address(1)));
-        assert!(poll!(waiting.as_mut()).is_pending());
-        assert!(poll!(pin!(visitors.place(address(2)))).is_ready());
-        places.pop();
-        assert!(poll!(waiting.as_mut()).is_ready());
+        for brought in [Brought::OtherKey, Brought::Token, Brought::IssuedKey] {
+            let mut places = join_all((0..AT_ONCE).map(|_| visitors.place(address(1), brought))).await;
+            let mut waiting = pin!(visitors.place(address(1), brought));
+            assert!(poll!(waiting.as_mut()).is_pending(), "{brought:?}");
+            assert!(poll!(pin!(visitors.place(address(2), brought))).is_ready(), "{brought:?}");
+            places.pop();
+            assert!(poll!(waiting.as_mut()).is_ready(), "{brought:?}");
+            // They stay taken while the other kinds are looked at.
+            std::mem::forget(places);
+        }
     }
 
     #[test]

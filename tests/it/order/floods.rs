@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use redis::AsyncCommands as _;
 use reqwest::Method;
 use serde_json::json;
@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use whatsnext::access::{Grants, Key, KeyId, Role, Token};
 
 use super::decisions;
-use crate::support::{Api, Process, RedisServer, TestDatabase, eventually, free_port, make_key, make_key_with};
+use crate::support::{Api, Process, Proxy, RedisServer, TestDatabase, eventually, free_port, make_key, make_key_with};
 
 /// How often Redis was asked anything, but for what a script does inside of it.
 async fn calls(redis: &RedisServer) -> u32 {
@@ -179,4 +179,37 @@ async fn wrong_keys_of_who_does_not_wait_for_the_answer_are_counted() {
         }
     }
     panic!("expected that the limit of {LIMIT} failures is reached, though only {} keys came whose answer was waited for", LIMIT - 10);
+}
+
+/// Keys that were made up are looked for in PostgreSQL. While that does not answer, whoever has a key or a token that the fleet knows does not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_keys_that_wait_for_postgresql_keep_no_good_one_of_their_address_waiting() {
+    let database = TestDatabase::new().await;
+    let key = make_key(&database, Grants::All(Role::Reader)).await;
+    let environment = [("DISABLE_AUTH", "false"), ("AUTH_FAILURES_PER_MINUTE", "0")];
+    // It is met by another server, so that what there is to know of it is in Redis.
+    let first = Process::start_with(&database, &environment).await;
+    let token = first.api.with_key(key.expose()).post("/tokens", json!({})).await.expect(201)["token"].as_str().unwrap().to_owned();
+    let postgresql = Proxy::to_postgresql().await;
+    let database_url = postgresql.database_url(&database);
+    let second = Process::start_with(&database, &[&environment[..], &[("DATABASE_URL", &database_url)]].concat()).await;
+    postgresql.slow_down(Duration::from_secs(1_800));
+    let before = postgresql.asked();
+    let made_up = (0..24).map(|_| {
+        let api = second.api.with_key(Key::generate(KeyId::make()).expose());
+        Box::pin(async move { api.get("/tokens/self").await.status })
+    });
+    let good = async {
+        // Each that is looked for names its id.
+        eventually("all places are taken", || async { postgresql.asked() - before > 4 * 26 }).await;
+        // Whoever has no token is told so once they are in.
+        let owner = second.api.with_key(key.expose()).get("/tokens/self").await.status;
+        let bearer = second.api.with_key(&token).get("/tokens/self").await.status;
+        (owner, bearer)
+    };
+    tokio::select! {
+        good = good => assert_eq!(good, (404, 200)),
+        // None of them gives its place back before.
+        (status, ..) = select_all(made_up) => panic!("expected the good ones first, and not {status}"),
+    }
 }
