@@ -152,6 +152,11 @@ impl Inner {
     async fn verified(&self, key: &Key, arrival: &Arrival) -> Result<Option<Pass>, Error> {
         for _ in 0..ATTEMPTS {
             let record = self.look_up(key.id()).await?;
+            if record.is_none() && self.verifier.verified_version(key).is_some() {
+                // It was good here: it has ended, however it came that nothing is left of it.
+                self.ended.note(Ended::Key(key.id()), ());
+                return Ok(None);
+            }
             let hash = record.as_ref().and_then(|record| record.key_hash());
             let stored = record.as_ref().zip(hash.as_ref()).map(|(record, hash)| Stored { version: record.version, hash });
             let is_right = self.is_right(key, stored).await;

@@ -49,7 +49,7 @@ use crate::{
     access::{self, ConfiguredKeys, HeldToken, KeyId, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork},
     config::{ForwardedBy, Settings},
     http::Head,
-    limits::{Guard, Window},
+    limits::{Guard, Together, Window},
     postgres::Database,
     redis::{Away, Redis},
 };
@@ -95,6 +95,8 @@ struct Inner {
     known: Cache<KeyId, Arc<Record>>,
     /// The tokens that were met here, by their digests.
     held: Cache<[u8; 32], Arc<HeldToken>>,
+    /// Who wants to know a key's record at the same time asks for it together.
+    looked_up: Together<KeyId, Result<Option<Arc<Record>>, Error>>,
     /// What PostgreSQL said, while Redis is away.
     fresh: Lately<KeyId, Option<Arc<Record>>>,
     /// What there is to prove keys with that come from addresses over their limit.
@@ -142,6 +144,7 @@ impl Gate {
             verifier: Verifier::new(runs, WAITING),
             known: Cache::new(KNOWN_KEYS),
             held: Cache::new(KNOWN_KEYS),
+            looked_up: Together::default(),
             fresh: Lately::new(KNOWN_KEYS),
             witnesses: Lately::new(KNOWN_KEYS),
             ended: Lately::new(KNOWN_KEYS),
@@ -315,10 +318,11 @@ impl Inner {
     }
 
     async fn look_up(&self, id: KeyId) -> Result<Option<Arc<Record>>, Error> {
-        match self.keys.look_up(id).await? {
+        let look = async || match self.keys.look_up(id).await? {
             Ok(record) => Ok(record),
             Err(Away) => self.freshly(id).await,
-        }
+        };
+        self.looked_up.ask(id, |_| look()).await.1
     }
 
     /// What PostgreSQL said of a key within the last second.
