@@ -2,7 +2,7 @@
 //! ([`super::routes`]), and whether it is recorded follows from what it is.
 //!
 //! - Who is refused (401, 403, 429, and what is told as if it were not there): told one by one for a while, then counted, by key as soon as it is known, else
-//!   by address. What a known key was not allowed to change is told each time: its limit bounds that.
+//!   by address. What a known key was not allowed to change is told each time, as long as its limit bounds that ([`TOLD_EACH_TIME`]).
 //! - Every operation that does more than read, with what came of it; also if nobody is there any more to be told.
 //!
 //! Of what was sent a line has the ids that servers gave out (numbers, and ids of keys) and the request's id; no other value.
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Tag,
-    admission::{Arrival, Gate, Principal, Who},
+    admission::{Arrival, Gate, Pass, Principal, Who},
     document,
     error::Aside,
     extract::Context,
@@ -29,6 +29,10 @@ use crate::{
     access::KeyId,
     telemetry::audit::{AUTHENTICATION_FAILED, Audit, Category, Event, Kind, Outcome, PERMISSION_DENIED, Subject},
 };
+
+/// The highest limit, in requests a minute, with which each try to change something has a line of its own: some megabytes a minute for a key. Who may send more,
+/// or any number, is told for a while and then counted, as everybody is who only looks.
+const TOLD_EACH_TIME: u32 = 10_000;
 
 /// How an operation stands in the audit log.
 pub(super) struct Audited {
@@ -64,6 +68,8 @@ pub(super) struct Entry<'a> {
 
 struct Open {
     principal: Principal,
+    /// Its limit, if it has one.
+    limit: Option<u32>,
     context: Context,
     method: Method,
     uri: Uri,
@@ -86,9 +92,10 @@ impl<'a> Entry<'a> {
     }
 
     /// It came in.
-    pub(super) fn came_in(&mut self, request: &Request, principal: &Principal) {
+    pub(super) fn came_in(&mut self, request: &Request, pass: &Pass) {
         self.open = Some(Open {
-            principal: principal.clone(),
+            principal: pass.principal.clone(),
+            limit: pass.limit(),
             context: Context::of(request).clone(),
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -106,7 +113,8 @@ impl<'a> Entry<'a> {
         let refusal = if aside == Some(Aside::Hidden) { Some(PERMISSION_DENIED) } else { refusal(status) };
         if let Some(action) = refusal {
             let event = || Event { status: Some(status.as_u16()), ..open.event(Event::refusal(action), self.route) };
-            let is_told_each_time = action == PERMISSION_DENIED && self.changes() && !matches!(open.principal.who(), Who::Anybody);
+            let is_bounded = open.limit.is_some_and(|limit| limit <= TOLD_EACH_TIME) && !matches!(open.principal.who(), Who::Anybody);
+            let is_told_each_time = action == PERMISSION_DENIED && self.changes() && is_bounded;
             return match is_told_each_time {
                 true => self.audit.record(&event()),
                 false => self.audit.refuse(open.subject(), action, event),

@@ -132,7 +132,7 @@ impl Resource {
                 return Err(error.into());
             }
         };
-        entry.came_in(&request, &pass.principal);
+        entry.came_in(&request, &pass);
         let headers = pass.headers();
         let answer = match need.check(&pass.principal, self.path.0.path(), self.project(&request)) {
             Ok(()) => {

@@ -118,6 +118,11 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Among how many requests a minute it is, at most; nothing if that may be any number.
+    pub fn limit(&self) -> Option<u32> {
+        self.told.map(|told| told.standing.limit)
+    }
+
     /// What the answer says of the limit.
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
         self.told.map(|told| headers::fields(&told)).into_iter().flatten()

@@ -18,8 +18,9 @@ fn told<'a>(lines: &'a [Value], action: &str, of: impl Fn(&Value) -> bool) -> (V
     (of_kind, count)
 }
 
-fn settings(folder: &Path) -> [(&'static str, &str); 2] {
-    [("DISABLE_AUTH", "false"), ("AUDIT_LOG_DIR", folder.to_str().unwrap())]
+/// With limits, which bound what is told.
+fn settings(folder: &Path) -> [(&'static str, &str); 3] {
+    [("DISABLE_AUTH", "false"), ("AUDIT_LOG_DIR", folder.to_str().unwrap()), ("RATE_LIMIT_PER_MINUTE", "600")]
 }
 
 /// Behind one address there are many: what one of them is refused hides nothing that another one is.
@@ -69,6 +70,28 @@ async fn refusals_of_one_key_hide_none_of_another() {
     let name = format!("user:{user}");
     let said = ["whatsnext.audit.folded", "whatsnext.audit.folded_by", "user.id"].map(|field| folded[field].clone());
     assert_eq!(said, [json!(7), json!("key"), json!(name)], "{folded}");
+}
+
+/// A key without a limit, or with a very high one, would fill the disk with what it may not do.
+#[tokio::test]
+async fn what_nothing_bounds_is_counted_whatever_was_tried() {
+    let (database, folder) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let process = Process::start_with(&database, &settings(folder.path())).await;
+    let mut keys = Vec::new();
+    for (limit, lines) in [(Some(0), 6), (Some(10_001), 6), (Some(10_000), 20), (None, 20)] {
+        let key = make_key_with(&database, Grants::All(Role::Reader), |new| new.rate_limit = limit).await;
+        for number in 0..20 {
+            process.api.with_key(key.expose()).delete(&format!("/jobs/{number}")).await.problem(403);
+        }
+        keys.push((key.id().to_string(), limit, lines));
+    }
+    process.terminate().await;
+
+    let lines = audit_lines(folder.path());
+    for (key, limit, expected) in keys {
+        let (found, count) = told(&lines, "permission_denied", |line| line["whatsnext.key.id"] == key.as_str());
+        assert_eq!((found.len(), count), (expected, 20), "with the limit {limit:?}: {found:#?}");
+    }
 }
 
 /// Over their limits too, each key is counted by itself, and named.
