@@ -26,7 +26,7 @@ if ARGV[1] ~= '' then
   end
   if expires_at and tonumber(expires_at) <= now then return {-2} end
   if version ~= ARGV[1] then return {-3} end
-  own_limit = limit and math.min(tonumber(limit), 10000000)
+  own_limit = limit and math.min(tonumber(limit), 10000000) -- window::MAX_LIMIT
   if ARGV[2] ~= '' then
     record_keys = 2
     local ends = redis.pcall('ZSCORE', KEYS[2], ARGV[2])

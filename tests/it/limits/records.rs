@@ -1,7 +1,7 @@
 //! The subject's record, read in the same call.
 
 use redis::{AsyncCommands, aio::MultiplexedConnection, cmd};
-use whatsnext::limits::{Admission, Guard, Window};
+use whatsnext::limits::{Admission, Guard, Window, window::MAX_LIMIT};
 
 use super::{Private, admitted, refused, window};
 
@@ -144,6 +144,11 @@ async fn the_subjects_own_limit_goes_before_that_of_windows_which_take_it() {
     assert_eq!(limits(admitted(subject.admit(&both).await)), [None, Some((3, 0))]);
     subject.record(&[("version", "7")]).await;
     assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((3, 0))]);
-    subject.record(&[("version", "7"), ("limit", "99999999999999999999")]).await;
-    assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((10_000_000, 9_999_996))]);
+    // The script's largest limit is that of everybody else.
+    let largest = [u64::from(MAX_LIMIT) - 1, MAX_LIMIT.into(), u64::from(MAX_LIMIT) + 1].map(|limit| limit.to_string());
+    let largest = [&largest[0], &largest[1], &largest[2], "99999999999999999999"];
+    for (used, (limit, expected)) in (4..).zip(largest.into_iter().zip([MAX_LIMIT - 1, MAX_LIMIT, MAX_LIMIT, MAX_LIMIT])) {
+        subject.record(&[("version", "7"), ("limit", limit)]).await;
+        assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((expected, expected - used))], "{limit}");
+    }
 }
