@@ -63,6 +63,9 @@ async fn main() {
     if is_wanted("claims", true) {
         claims(&server, &database).await;
     }
+    if is_wanted("later", true) {
+        later(&server.api, &database).await;
+    }
     if is_wanted("snapshot", is_long) {
         under_a_snapshot(&server, &database).await;
     }
@@ -251,6 +254,41 @@ async fn claims(server: &Process, database: &TestDatabase) {
     );
     println!("| the same of {CONNECTIONS} clients, which then hold hundreds of jobs each | {laden:.0} jobs/s = {:.2} | |", laden / bare);
     println!("| claims over HTTP, {CONNECTIONS} clients, up to 100 jobs each ÷ pgbench | {many:.0} jobs/s = {:.2} | ≥ 3 |", many / bare);
+}
+
+/// A claim where a million jobs that are more urgent are not due yet, or back off, which is the same to it, beside one where none are.
+async fn later(api: &Api, database: &TestDatabase) {
+    let mut sides = Vec::new();
+    for count in [0, 1_000_000] {
+        let (project, task) = api.project_with_task(&format!("later {count}")).await;
+        let job = json!({"name": "j", "task_id": task, "parameters": {}, "priority": 9, "not_before": "2999-01-01T00:00:00Z"});
+        for _ in 0..count / 10_000 {
+            api.post(&format!("/projects/{project}/jobs/batch"), json!({"jobs": vec![&job; 10_000]})).await.expect(201);
+        }
+        fill(api, project, task, 10_000).await;
+        sides.push((project, clients(api, &format!("later-{count}"), CONNECTIONS).await, Vec::new()));
+    }
+    database.connect().await.batch_execute("vacuum analyze jobs").await.unwrap();
+    for turn in 0..CONNECTIONS * 100 {
+        for (project, clients, times) in &mut sides {
+            let claim = json!({"client_id": clients[turn % CONNECTIONS], "lease_seconds": 3600});
+            let start = Instant::now();
+            let claimed = api.post(&format!("/projects/{project}/claims"), claim).await.expect(200);
+            times.push(start.elapsed());
+            assert_eq!(claimed["jobs"].as_array().unwrap().len(), 1);
+        }
+    }
+    for (percentile, bar) in [(50, "≤ 1.2"), (99, "≤ 1.2")] {
+        let [none, many] = [0, 1].map(|side: usize| {
+            let times = &mut sides[side].2;
+            times.sort_unstable();
+            times[times.len() * percentile / 100]
+        });
+        let ratio = many.as_secs_f64() / none.as_secs_f64();
+        println!(
+            "| a claim, p{percentile}, with 1,000,000 more urgent jobs that are not due ÷ with none | {many:.2?} ÷ {none:.2?} = {ratio:.2} | {bar} |"
+        );
+    }
 }
 
 /// Claims of half a million jobs while somebody holds a snapshot, so that nothing dead can be removed.
