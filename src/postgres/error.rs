@@ -51,6 +51,13 @@ impl Error {
             || *state == SqlState::READ_ONLY_SQL_TRANSACTION
     }
 
+    /// Whether the database itself said no, so that nothing was done. Otherwise that is not known: its answer may have got lost.
+    pub fn is_refusal(&self) -> bool {
+        let code = self.source().and_then(tokio_postgres::Error::code).map(SqlState::code);
+        // Connection exceptions; a shutdown or crash, in whatever moment; "statement completion unknown".
+        code.is_some_and(|code| !["08", "57P"].iter().any(|class| code.starts_with(class)) && code != "40003")
+    }
+
     /// Whether the transaction lost against another one and may be run again at once.
     pub fn is_conflict(&self) -> bool {
         self.source()

@@ -150,6 +150,8 @@ queries! {
         HEARTBEAT_OF_CLIENT = "heartbeat_of_client",
         LIST = "list",
         LOCK = "lock",
+        LOCK_JOB = "lock_job",
+        LOCK_JOBS = "lock_jobs",
         MAY_REPORT = "may_report",
         REQUEST_CANCEL = "request_cancel",
         START = "start",

@@ -156,12 +156,22 @@ impl WorkError for Error {
 }
 
 impl Error {
-    /// Whether the database failed in a way that passes. What was sent to it may have been done, unless somebody else's transaction was the reason.
+    /// Whether the database failed in a way that passes. What was sent to it may have been done.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => error.is_transient(),
             Self::Shared(error) => error.is_transient(),
             _ => false,
+        }
+    }
+
+    /// Whether it is certain that nothing was done.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_refusal(),
+            Self::Shared(error) => error.is_refusal(),
+            Self::Unserved => false,
+            _ => true,
         }
     }
 

@@ -2,7 +2,7 @@
 -- cancelled, and nothing depends on it. The jobs were locked by a statement before this one (attempts/expired.sql), so that all edges to them are seen.
 -- $1 job ids, $2 attempts a job has by default, $3 backoff in seconds by default, $4 where backoff in seconds stops to grow
 with late as materialized (
-    select a.job_id, a.number, a.cancel_requested
+    select a.job_id, a.number, a.client_id, a.cancel_requested
     from unnest($1::bigint[]) as locked (id)
     join jobs j on j.id = locked.id
     join attempts a on a.job_id = j.id and a.number = j.attempt
@@ -10,7 +10,7 @@ with late as materialized (
     order by a.job_id
     for no key update of a
 ), judged as materialized (
-    select j.id, late.number, j.project_id, j.unmet, j.failed_attempts + case when late.cancel_requested then 0 else 1 end as failed_attempts,
+    select j.id, late.number, late.client_id, j.project_id, j.unmet, j.failed_attempts + case when late.cancel_requested then 0 else 1 end as failed_attempts,
            case
                when late.cancel_requested then 'CANCELLED'
                when j.failed_attempts + 1 < coalesce(j.max_attempts, t.max_attempts, $2) then 'PENDING'
@@ -22,7 +22,7 @@ with late as materialized (
     join tasks t on t.id = j.task_id
     cross join lateral (select coalesce(j.backoff_seconds, t.backoff_seconds, $3)::double precision as seconds) as base
 ), alone as materialized (
-    select id, number, project_id, status, failed_attempts, case when status = 'PENDING' then delay end as delay
+    select id, number, client_id, project_id, status, failed_attempts, case when status = 'PENDING' then delay end as delay
     from judged
     where case status
         when 'PENDING' then unmet = 0
@@ -42,5 +42,5 @@ with late as materialized (
     from alone
     where jobs.id = alone.id
 )
-select id, project_id, status = 'PENDING' as waits
+select id, project_id, client_id, status = 'PENDING' as waits
 from alone

@@ -1,3 +1,3 @@
--- Does any job depend on one of these?
--- $1 job ids
-select exists (select from dependencies where depends_on = any ($1::bigint[])) as children
+-- Does any job depend on this one?
+-- $1 job id
+select exists (select from dependencies where depends_on = $1) as children

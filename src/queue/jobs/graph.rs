@@ -121,7 +121,7 @@ pub(super) async fn target(transaction: &Transaction<'_>, locked: &Locked, asked
     };
     let stays_local = target == locked.status
         || (is_local(locked.status, locked.unmet) && is_local(target, locked.unmet))
-        || !has_children(transaction, &[locked.id]).await?;
+        || !sql::HAS_CHILDREN.one(transaction, &[&locked.id]).await?.get::<_, bool>("children");
     Ok(if stays_local { Step::Done(target) } else { Step::NeedsGraph(locked.project_id) })
 }
 
@@ -142,16 +142,12 @@ fn is_local(status: Status, unmet: i32) -> bool {
     }
 }
 
-async fn has_children(transaction: &Transaction<'_>, ids: &[i64]) -> Result<bool> {
-    Ok(sql::HAS_CHILDREN.one(transaction, &[&ids]).await?.get("children"))
-}
-
-/// Adds to the number of unmet dependencies of all jobs below these, whose rows are locked.
+/// Adds to the number of unmet dependencies of all jobs below one, whose row is locked.
 ///
 /// Most jobs have none below, which is asked first: with every statement that changes jobs, if only none, they are counted.
-pub(super) async fn adjust_children(transaction: &Transaction<'_>, ids: &[i64], by: i32) -> Result<()> {
-    if has_children(transaction, ids).await? {
-        sql::ADJUST_CHILDREN.execute(transaction, &[&ids, &by]).await?;
+pub(super) async fn adjust_children(transaction: &Transaction<'_>, id: i64, by: i32) -> Result<()> {
+    if sql::HAS_CHILDREN.one(transaction, &[&id]).await?.get("children") {
+        sql::ADJUST_CHILDREN.execute(transaction, &[&id, &by]).await?;
     }
     Ok(())
 }
@@ -161,7 +157,7 @@ pub(super) async fn propagate(transaction: &Transaction<'_>, was: &Locked, is: S
     let completed = |status| i32::from(status == Status::Completed);
     let fewer = completed(is) - completed(was.status);
     if fewer != 0 {
-        adjust_children(transaction, &[was.id], -fewer).await?;
+        adjust_children(transaction, was.id, -fewer).await?;
     }
     match (was.status.is_dead(), is.is_dead()) {
         (false, true) => drop(sql::BLOCK_DESCENDANTS.execute(transaction, &[&was.id]).await?),

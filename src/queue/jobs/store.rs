@@ -50,9 +50,10 @@ impl Store {
     pub fn new(database: Database, policy: Policy, bells: Bells) -> Self {
         let projects = Arc::new(Cache::new(REMEMBERED));
         let (plenty, beginnings) = (Plenty::default(), Beginnings::default());
-        let (creations, starts) = (Groups::new(Creations(database.clone())), Groups::new(Starts(database.clone())));
-        let completions = Groups::new(Completions(database.clone()));
-        let (alarm, tally) = (Arc::default(), Arc::default());
+        let (alarm, tally) = (Arc::<Alarm>::default(), Arc::<Tally>::default());
+        let creations = Groups::new(Creations { database: database.clone(), bells: bells.clone(), alarm: alarm.clone() });
+        let starts = Groups::new(Starts(database.clone()));
+        let completions = Groups::new(Completions { database: database.clone(), bells: bells.clone(), tally: tally.clone() });
         Self { database, policy, plenty, beginnings, bells, alarm, projects, tally, creations, starts, completions }
     }
 

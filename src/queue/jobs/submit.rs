@@ -8,14 +8,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
-use super::{Answer, Job, NewJob, Once, Status, Store, Submitted, group::Changes, once::OnceOnly, store};
+use super::{Answer, Job, NewJob, Once, Status, Store, Submitted, alarm::Alarm, group::Changes, once::OnceOnly, store};
 use crate::{
     postgres::{
         Database, Executor, Row, Transaction, Work,
         query::{Params, graph, jobs as sql, projects, tasks},
         types::Json,
     },
-    queue::{Error, Result, bells::Ringing},
+    queue::{Bells, Error, Result, bells::Ringing},
 };
 
 impl Store {
@@ -59,7 +59,7 @@ impl Store {
             let created = self.creations.make(project_id, job.clone()).await;
             self.added(&created, jobs, ringing);
             let created = self.explained(created, project_id, jobs).await?;
-            return Ok(Submitted::Now(created.expect("a job that is not added is an error")));
+            return Ok(Submitted::Now(created.expect(ADDED)));
         }
         self.add(project_id, jobs, OnceOnly { work: Create { project_id, job: &job }, once, render }).await
     }
@@ -130,38 +130,64 @@ impl Work for Create<'_> {
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Job> {
         if self.job.depends.is_empty() {
-            return Ok(create(transaction, self.project_id, &[self.job]).await?.remove(0));
+            let created = create(transaction, self.project_id, &[self.job], true).await?.pop().flatten();
+            return Ok(created.expect(ADDED));
         }
         let ids = Insert { project_id: self.project_id, jobs: std::slice::from_ref(self.job) }.run(transaction).await?;
         Ok(store::job(&sql::GET.one(transaction, &[&ids[0]]).await?))
     }
 }
 
+const ADDED: &str = "a job that is not added, and not passed over, is an error";
+
 /// Single jobs that depend on nothing.
-pub(super) struct Creations(pub(super) Database);
+pub(super) struct Creations {
+    pub(super) database: Database,
+    pub(super) bells: Bells,
+    pub(super) alarm: Arc<Alarm>,
+}
 
 impl Changes for Creations {
     type Change = Arc<NewJob>;
     type Outcome = Job;
 
-    async fn make(&self, project_id: i64, jobs: &[Arc<NewJob>]) -> Result<Vec<Option<Job>>> {
+    fn bytes(job: &Arc<NewJob>) -> usize {
+        job.name.len() + job.parameters.get().len()
+    }
+
+    async fn make(&self, project_id: i64, jobs: &[&Arc<NewJob>]) -> Result<Vec<Option<Job>>> {
         // One statement is its own transaction.
-        let client = self.0.client_for(project_id).await?;
-        let jobs: Vec<&NewJob> = jobs.iter().map(|job| &**job).collect();
-        Ok(create(&client, project_id, &jobs).await?.into_iter().map(Some).collect())
+        let client = self.database.client_for(project_id).await?;
+        let jobs: Vec<&NewJob> = jobs.iter().map(|job| &***job).collect();
+        create(&client, project_id, &jobs, false).await
     }
 
     async fn make_alone(&self, project_id: i64, job: &Arc<NewJob>) -> Result<Option<Job>> {
-        Ok(self.make(project_id, std::slice::from_ref(job)).await?.pop().flatten())
+        let client = self.database.client_for(project_id).await?;
+        Ok(create(&client, project_id, &[job], true).await?.pop().flatten())
+    }
+
+    fn follow(&self, project_id: i64, _: &Arc<NewJob>, job: &Job) {
+        self.bells.ring(project_id);
+        if let Some(due) = job.not_before {
+            self.alarm.set(due);
+        }
     }
 }
 
-/// Adds jobs that depend on nothing.
-async fn create(executor: &impl Executor, project_id: i64, jobs: &[&NewJob]) -> Result<Vec<Job>> {
+/// Adds jobs that depend on nothing. Those whose task somebody holds, or that have none, are passed over, or else waited for, or an error.
+async fn create(executor: &impl Executor, project_id: i64, jobs: &[&NewJob], waits: bool) -> Result<Vec<Option<Job>>> {
     let placed: Vec<_> = jobs.iter().map(|job| Placed { job, status: free(job.status), unmet: 0 }).collect();
     let Columns { names, tasks, parameters, statuses, priorities, most, backoff, not_before, .. } = columns(&placed);
-    let params: Params<'_> = &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &most, &backoff, &not_before];
-    Ok(sql::CREATE.all(executor, params).await?.iter().map(store::job).collect())
+    let params: Params<'_> = &[&project_id, &names, &tasks, &parameters, &statuses, &priorities, &most, &backoff, &not_before, &waits];
+    let mut created: Vec<Option<Job>> = jobs.iter().map(|_| None).collect();
+    for row in sql::CREATE.all(executor, params).await? {
+        // Places begin at 1.
+        if let Some(place) = usize::try_from(row.get::<_, i64>("position")).ok().and_then(|place| created.get_mut(place - 1)) {
+            *place = Some(store::job(&row));
+        }
+    }
+    Ok(created)
 }
 
 /// Adding jobs.

@@ -100,7 +100,7 @@ impl Store {
         let (mut after, mut left) = (0, Vec::new());
         loop {
             let batch = GiveBack { after, policy: &self.policy, is_looked_at: false };
-            let Given { late, ended, waiting } = match self.database.transaction(&batch).await {
+            let Given { late, ended, waiting, clients } = match self.database.transaction(&batch).await {
                 // One that fails must not keep the others: they are ended one by one.
                 Err(Error::Database(error)) if !error.is_transient() => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "leases that have ended could not be taken back together");
@@ -113,6 +113,7 @@ impl Store {
             self.tally.expired.add((ended.len() - waiting.len()) as u64);
             // Each batch at once: somebody waits for these jobs.
             self.ring(waiting);
+            clients.iter().for_each(|client| self.has_room(Some(client)));
             let (is_full, last) = (late.len() == BATCH, late.last().copied());
             left.extend(late.into_iter().filter(|(job, _)| !ended.contains(job)));
             match last {
@@ -168,6 +169,8 @@ struct Given {
     ended: HashSet<i64>,
     /// The projects of those that wait again, one for each.
     waiting: Vec<i64>,
+    /// Whose they were.
+    clients: HashSet<String>,
 }
 
 impl Work for GiveBack<'_> {
@@ -178,7 +181,7 @@ impl Work for GiveBack<'_> {
         let Self { after, policy, is_looked_at } = self;
         let rows = attempts::EXPIRED.all(transaction, &[after, &(BATCH as i64)]).await?;
         let late: Vec<(i64, i32)> = rows.iter().map(|row| (row.get("job_id"), row.get("number"))).collect();
-        let mut given = Given { late, ended: HashSet::new(), waiting: Vec::new() };
+        let mut given = Given { late, ended: HashSet::new(), waiting: Vec::new(), clients: HashSet::new() };
         if given.late.is_empty() || *is_looked_at {
             return Ok(given);
         }
@@ -186,6 +189,7 @@ impl Work for GiveBack<'_> {
         let params: Params<'_> = &[&jobs, &policy.max_attempts, &policy.backoff_seconds, &LONGEST_BACKOFF_SECONDS];
         for row in attempts::GIVE_BACK.all(transaction, params).await? {
             given.ended.insert(row.get("id"));
+            given.clients.extend(row.get::<_, Option<String>>("client_id"));
             if row.get("waits") {
                 given.waiting.push(row.get("project_id"));
             }

@@ -32,14 +32,16 @@ impl World {
         jobs
     }
 
-    /// Holds a table until enough ask at a time, and tells the statuses of the answers, in order.
-    async fn held<T>(&self, table: &str, ask: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    /// Holds a table until the first of those who ask waits for it in a statement like this one, and the others have come. Tells the answers, in order.
+    async fn held<T>(&self, table: &str, first: &str, ask: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
         let (mut holder, watcher) = (self.database.connect().await, self.database.connect().await);
         let holds = holder.transaction().await.unwrap();
         holds.batch_execute(&format!("lock table {table} in share mode")).await.unwrap();
+        let waits =
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database() and query like $1";
         let release = async {
-            eventually("the first waits", || async { waiting_for_locks(&watcher).await >= 1 }).await;
-            // The others have come by then: each is answered an unlimited read after it was sent over the same connections.
+            eventually("the first waits", || async { watcher.query_one(waits, &[&first]).await.unwrap().get::<_, i64>(0) == 1 }).await;
+            // The others were sent before these reads, and come about when they do: whoever is late is done with others who are.
             join_all((0..MANY).map(|_| self.api.get("/projects"))).await;
             holds.rollback().await.unwrap();
         };
@@ -55,38 +57,34 @@ fn names(jobs: &[i64]) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_are_sent_at_once_are_added_together_each_as_it_was_sent() {
     let world = World::new().await;
-    let send = |n: usize| {
-        let world = &world;
-        async move {
-            // One names a task that is not there.
-            let task = if n == 7 { 999_999 } else { world.task };
-            let job =
-                json!({"name": format!("job {n}"), "project_id": world.project, "task_id": task, "parameters": {"n": n}, "priority": n});
-            world.api.post("/jobs", job).await
+    for bad in [None, Some(7)] {
+        let send = |n: usize| {
+            let world = &world;
+            async move {
+                // One may name a task that is not there.
+                let task = if Some(n) == bad { 999_999 } else { world.task };
+                let name = format!("{bad:?} {n}");
+                let job = json!({"name": name, "project_id": world.project, "task_id": task, "parameters": {"n": n}, "priority": n});
+                world.api.post("/jobs", job).await
+            }
+        };
+        let mut ids = BTreeSet::new();
+        for (n, answer) in world.held("jobs", "-- Adds jobs%", (0..MANY).map(send)).await.into_iter().enumerate() {
+            if Some(n) == bad {
+                assert!(answer.expect(400)["detail"].to_string().contains("999999"), "only that one is told of it");
+                continue;
+            }
+            let job = answer.expect(201);
+            assert_eq!((&job["parameters"], &job["priority"]), (&json!({"n": n}), &json!(n)), "it is the one that was sent");
+            assert_eq!(world.api.get(&format!("/jobs/{}", id(&job))).await.expect(200)["name"], format!("{bad:?} {n}"));
+            ids.insert(id(&job));
         }
-    };
-    let mut ids = BTreeSet::new();
-    for (n, answer) in world.held("jobs", (0..MANY).map(send)).await.into_iter().enumerate() {
-        if n == 7 {
-            assert!(answer.expect(400)["detail"].to_string().contains("999999"), "only that one is told of it");
-            continue;
-        }
-        let job = answer.expect(201);
-        assert_eq!((&job["name"], &job["parameters"], &job["priority"]), (&json!(format!("job {n}")), &json!({"n": n}), &json!(n)));
-        assert_eq!(world.api.get(&format!("/jobs/{}", id(&job))).await.expect(200)["name"], job["name"], "it is the one that was sent");
-        ids.insert(id(&job));
+        assert_eq!(ids.len(), MANY - usize::from(bad.is_some()), "each once");
+        let transactions = world.transactions(&format!("jobs where name like '{bad:?}%'")).await;
+        assert!(transactions <= FEW, "expected {MANY} jobs to be added by few transactions, and not by {transactions}");
     }
-    assert_eq!(ids.len(), MANY - 1, "each once");
     let counted = world.api.get(&format!("/projects/{}/stats", world.project)).await.expect(200);
-    assert_eq!(counted["jobs"]["PENDING"], MANY - 1);
-    // Without the one that nobody could add.
-    let send = |n: usize| {
-        let world = &world;
-        async move { world.job_with("k", json!({"priority": n})).await }
-    };
-    world.held("jobs", (0..MANY).map(send)).await;
-    let transactions = world.transactions("jobs where name = 'k'").await;
-    assert!(transactions <= FEW, "expected {MANY} jobs to be added by few transactions, and not by {transactions}");
+    assert_eq!(counted["jobs"]["PENDING"], 2 * MANY - 1);
     world.end().await;
 }
 
@@ -109,7 +107,7 @@ async fn attempts_that_begin_at_once_begin_together_and_what_is_wrong_with_one_i
             }
         }
     };
-    let statuses = world.held("attempts", (0..MANY).map(say)).await;
+    let statuses = world.held("attempts", "-- Notes that clients have begun%", (0..MANY).map(say)).await;
     assert_eq!(statuses, (0..MANY).map(|n| if n == 3 { 404 } else { 200 }).collect::<Vec<_>>());
     let transactions = world.transactions("attempts where status = 'RUNNING'").await;
     assert!(transactions <= FEW, "expected {MANY} attempts to begin in few transactions, and not in {transactions}");
@@ -120,8 +118,9 @@ async fn attempts_that_begin_at_once_begin_together_and_what_is_wrong_with_one_i
 async fn what_is_done_at_once_is_completed_together_and_children_are_counted_down_by_each_parent() {
     let world = World::new().await;
     let jobs = world.claimed().await;
-    let child = world.job_with("child", json!({"depends": names(&jobs)})).await;
-    let last = world.job_with("last", json!({"depends": names(&[child, jobs[0]])})).await;
+    let (parents, others) = jobs.split_at(3);
+    let child = world.job_with("child", json!({"depends": names(parents)})).await;
+    let last = world.job_with("last", json!({"depends": names(&[child, parents[0]])})).await;
     let say = |n: usize| {
         let (world, job) = (&world, jobs[n]);
         async move {
@@ -131,12 +130,12 @@ async fn what_is_done_at_once_is_completed_together_and_children_are_counted_dow
             assert_eq!(one.expect(200), other.expect(200));
         }
     };
-    world.held("attempts", (0..MANY).map(say)).await;
+    world.held("attempts", "-- Completes jobs%", (0..MANY).map(say)).await;
     for (n, job) in jobs.iter().enumerate() {
         let attempt = world.attempt(*job, 1).await;
         assert_eq!((&attempt["result"], &attempt["log_tail"]), (&json!({"n": n}), &json!(format!("line {n}"))), "each has its own");
     }
-    let transactions = world.transactions("attempts where status = 'COMPLETED'").await;
+    let transactions = world.transactions(&format!("attempts where job_id = any (array{others:?})")).await;
     assert!(transactions <= FEW, "expected {MANY} attempts to end in few transactions, and not in {transactions}");
     assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 9, "lease_seconds": 600})).await, [child]);
     world.say(child, 1, "complete", json!({})).await.expect(200);
@@ -144,27 +143,44 @@ async fn what_is_done_at_once_is_completed_together_and_children_are_counted_dow
     world.end().await;
 }
 
-/// Somebody holds the row of one job. Reports of that wait, and no others do.
+/// Somebody holds a row. Who needs it waits, and nobody else of those who ask for the same with other rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_for_the_lock_of_another_ones_job() {
+async fn nobody_waits_for_a_lock_that_another_one_needs() {
     let world = World::new().await;
     let jobs = world.claimed().await;
+    let child = world.job_with("child", json!({"depends": names(&jobs[20..21])})).await;
+    let other = world.task("other", 1, 0).await;
+    let say = |what: &'static str, from: usize| {
+        let path = move |job: i64| (format!("/jobs/{job}/attempts/1/{what}"), json!({}));
+        jobs[from..from + 10].iter().copied().map(path).collect::<Vec<_>>()
+    };
+    let send = |task: i64| ("/jobs".to_owned(), json!({"name": "j", "project_id": world.project, "task_id": task, "parameters": {}}));
+    let mut sent = vec![send(world.task); 10];
+    sent[0] = send(other);
+    let held = [
+        (format!("jobs where id = {}", jobs[0]), say("start", 0), 200),
+        (format!("attempts where job_id = {}", jobs[10]), say("start", 10), 200),
+        (format!("jobs where id = {}", jobs[0]), say("complete", 0), 200),
+        (format!("attempts where job_id = {}", jobs[10]), say("complete", 10), 200),
+        (format!("jobs where id = {child}"), say("complete", 20), 200),
+        (format!("tasks where id = {other}"), sent, 201),
+    ];
     let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
-    for (what, status) in [("start", "RUNNING"), ("complete", "COMPLETED")] {
+    for (rows, requests, status) in held {
         let holds = holder.transaction().await.unwrap();
-        holds.execute("select from jobs where id = $1 for update", &[&jobs[5]]).await.unwrap();
-        let waits = tokio::spawn({
-            let (api, path) = (world.api.clone(), format!("/jobs/{}/attempts/1/{what}", jobs[5]));
-            async move { api.post(&path, json!({})).await }
+        holds.execute(&format!("select from {rows} for update"), &[]).await.unwrap();
+        let mut requests = requests.into_iter().map(|(path, body)| {
+            let api = world.api.clone();
+            async move { api.post(&path, body).await }
         });
-        eventually("its report waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
-        let others = jobs.iter().filter(|job| **job != jobs[5]).map(|job| world.say(*job, 1, what, json!({})));
-        for answer in join_all(others).await {
-            assert_eq!(answer.expect(200)["status"], status);
+        let waits = tokio::spawn(requests.next().unwrap());
+        eventually("who needs it waits", || async { waiting_for_locks(&watcher).await >= 1 }).await;
+        for answer in join_all(requests).await {
+            answer.expect(status);
         }
-        assert!(!waits.is_finished(), "expected the report of a job that somebody holds to wait");
+        assert!(!waits.is_finished(), "expected the first to wait for {rows}");
         holds.rollback().await.unwrap();
-        assert_eq!(waits.await.unwrap().expect(200)["status"], status);
+        waits.await.unwrap().expect(status);
     }
     world.end().await;
 }

@@ -23,22 +23,35 @@ impl Store {
     /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
     /// since. Returns whether it did.
     pub async fn put_back(&self, id: i64, number: i32) -> Result<bool> {
-        let done = none_is_false(self.transition(id, &PutBack { number }).await);
+        let done = self.lapsed(self.transition(id, &PutBack { number }).await);
         done.inspect(|done| self.tally.put_back.add(u64::from(*done)))
     }
 
     /// Ends an attempt whose lease has ended. Does nothing if it was extended, or is over. Returns whether it did.
     pub(in crate::queue::jobs) async fn expire(&self, id: i64, number: i32) -> Result<bool> {
-        none_is_false(self.transition(id, &Expire { number, store: self }).await)
+        self.lapsed(self.transition(id, &Expire { number, store: self }).await)
+    }
+
+    /// Whether an attempt has ended. Its client has more room then, and may be there all the same.
+    fn lapsed(&self, lapsed: Result<Lapsed>) -> Result<bool> {
+        match lapsed {
+            Ok(Lapsed::Ended(client_id)) => {
+                self.has_room(client_id.as_deref());
+                Ok(true)
+            }
+            // A job that was deleted meanwhile has no need of what was to be done.
+            Ok(Lapsed::Not) | Err(Error::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// A job that was deleted meanwhile has no need of what was to be done.
-fn none_is_false(done: Result<bool>) -> Result<bool> {
-    match done {
-        Err(Error::NotFound(_)) => Ok(false),
-        done => done,
-    }
+/// What became of an attempt of which nobody reports.
+enum Lapsed {
+    /// It ended, and was this client's.
+    Ended(Option<String>),
+    /// It was over, or is extended.
+    Not,
 }
 
 struct PutBack {
@@ -46,11 +59,11 @@ struct PutBack {
 }
 
 impl Ask for PutBack {
-    type Output = bool;
+    type Output = Lapsed;
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<bool>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<Lapsed>> {
         if job.status != Status::Queued || job.attempt != self.number {
-            return Ok(Decision::Already(false));
+            return Ok(Decision::Already(Lapsed::Not));
         }
         let (attempt, _) = lock(transaction, job.id, self.number).await?;
         if attempt.cancel_requested {
@@ -59,7 +72,7 @@ impl Ask for PutBack {
         Ok(Decision::Move(Move { due: Due::Now, ..Move::to(Status::Pending, job) }))
     }
 
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Lapsed> {
         end(transaction, job, self.number, AttemptStatus::Released, status, "not delivered").await
     }
 }
@@ -70,12 +83,12 @@ struct Expire<'a> {
 }
 
 impl Ask for Expire<'_> {
-    type Output = bool;
+    type Output = Lapsed;
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<bool>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<Lapsed>> {
         let (attempt, has_expired) = lock(transaction, job.id, self.number).await?;
         if !attempt.status.is_live() || !has_expired || job.attempt != self.number || !job.status.is_live() {
-            return Ok(Decision::Already(false));
+            return Ok(Decision::Already(Lapsed::Not));
         }
         let to = match attempt.cancel_requested {
             true => Move::to(Status::Cancelled, job),
@@ -84,16 +97,22 @@ impl Ask for Expire<'_> {
         Ok(Decision::Move(to))
     }
 
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<bool> {
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Lapsed> {
         end(transaction, job, self.number, AttemptStatus::Expired, status, "lease expired").await
     }
 }
 
 /// Ends an attempt of which nobody reports.
-async fn end(transaction: &Transaction<'_>, job: &Locked, number: i32, ended: AttemptStatus, became: Status, reason: &str) -> Result<bool> {
+async fn end(
+    transaction: &Transaction<'_>,
+    job: &Locked,
+    number: i32,
+    ended: AttemptStatus,
+    became: Status,
+    reason: &str,
+) -> Result<Lapsed> {
     let none: Option<&str> = None;
     let (ended, became) = (ended.as_str(), became.as_str());
     let params: Params<'_> = &[&job.id, &number, &ended, &became, &none, &none, &None::<i32>, &reason, &false, &KEPT];
-    sql::END.maybe(transaction, params).await?;
-    Ok(true)
+    Ok(Lapsed::Ended(sql::END.maybe(transaction, params).await?.and_then(|row| row.get("client_id"))))
 }

@@ -1,7 +1,5 @@
 //! What a client reports of its attempt, and what becomes of the job.
 
-use std::sync::Arc;
-
 use serde_json::value::RawValue;
 
 use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale, together::Completion};
@@ -60,7 +58,7 @@ impl Store {
             Outcome::Failed { .. } | Outcome::Released(_) => {
                 let (attempt, is_new) = self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await?;
                 if is_new {
-                    self.has_room(&attempt);
+                    self.has_room(attempt.client_id.as_deref());
                     self.tally.ended(&outcome, attempt.job_status == Some(Status::Pending));
                 }
                 Ok(attempt)
@@ -73,12 +71,12 @@ impl Store {
         let project_id = self.project_of(job_id).await?;
         // Its children may be ready.
         let ringing = self.bells.ring_after(project_id);
-        let completed = self.completions.make(project_id, Arc::new(Completion { job_id, number, result, log_tail })).await;
+        let completed = self.completions.make(project_id, Completion { job_id, number, result, log_tail }).await;
         ringing.end(&completed);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
         match completed? {
             Some(attempt) => {
-                self.has_room(&attempt);
+                self.has_room(attempt.client_id.as_deref());
                 self.tally.completed.one();
                 Ok(attempt)
             }
@@ -87,8 +85,8 @@ impl Store {
     }
 
     /// The client of an attempt that ended has more to give.
-    fn has_room(&self, ended: &Attempt) {
-        if let Some(client_id) = &ended.client_id {
+    pub(in crate::queue::jobs) fn has_room(&self, client_id: Option<&str>) {
+        if let Some(client_id) = client_id {
             self.bells.ring_for_client(client_id);
         }
     }

@@ -9,14 +9,10 @@ use serde_json::value::RawValue;
 
 use super::{Attempt, attempt};
 use crate::{
-    postgres::{
-        Database, Executor, Row, Transaction, Work,
-        query::{attempts as sql, jobs},
-        types::Json,
-    },
+    postgres::{Database, Executor, Row, Transaction, Work, query::attempts as sql, types::Json},
     queue::{
-        Error, Result,
-        jobs::{graph::adjust_children, group::Changes},
+        Bells, Error, Result,
+        jobs::{graph::adjust_children, group::Changes, tally::Tally},
     },
 };
 
@@ -27,7 +23,11 @@ type Named = (i64, i32);
 pub(in crate::queue::jobs) struct Starts(pub(in crate::queue::jobs) Database);
 
 /// That clients have done what they claimed.
-pub(in crate::queue::jobs) struct Completions(pub(in crate::queue::jobs) Database);
+pub(in crate::queue::jobs) struct Completions {
+    pub(in crate::queue::jobs) database: Database,
+    pub(in crate::queue::jobs) bells: Bells,
+    pub(in crate::queue::jobs) tally: Arc<Tally>,
+}
 
 /// What a client says of what it has done.
 pub(in crate::queue::jobs) struct Completion {
@@ -41,47 +41,56 @@ impl Changes for Starts {
     type Change = Named;
     type Outcome = Attempt;
 
-    async fn make(&self, project_id: i64, changes: &[Named]) -> Result<Vec<Option<Attempt>>> {
+    fn bytes(_: &Named) -> usize {
+        size_of::<Named>()
+    }
+
+    async fn make(&self, project_id: i64, changes: &[&Named]) -> Result<Vec<Option<Attempt>>> {
         let client = self.0.client_for(project_id).await?;
         start(&client, changes).await
     }
 
-    async fn make_alone(&self, project_id: i64, change: &Named) -> Result<Option<Attempt>> {
-        let started =
-            self.0.transaction(&Reports { project_id, waits_for: Some(change.0), changes: Reported::Started(&[*change]) }).await?;
-        Ok(started.into_iter().next().flatten())
+    async fn make_alone(&self, project_id: i64, (job_id, number): &Named) -> Result<Option<Attempt>> {
+        self.0.transaction(&Alone { project_id, job_id: *job_id, number: *number, completion: None }).await
     }
+
+    fn follow(&self, _: i64, _: &Named, _: &Attempt) {}
 }
 
 impl Changes for Completions {
-    type Change = Arc<Completion>;
+    type Change = Completion;
     type Outcome = Attempt;
 
-    async fn make(&self, project_id: i64, changes: &[Arc<Completion>]) -> Result<Vec<Option<Attempt>>> {
-        self.0.transaction(&Reports { project_id, waits_for: None, changes: Reported::Completed(changes) }).await
+    fn bytes(Completion { result, log_tail, .. }: &Completion) -> usize {
+        result.as_ref().map_or(0, |result| result.get().len()) + log_tail.as_ref().map_or(0, String::len)
     }
 
-    async fn make_alone(&self, project_id: i64, change: &Arc<Completion>) -> Result<Option<Attempt>> {
-        let changes = Reported::Completed(std::slice::from_ref(change));
-        let completed = self.0.transaction(&Reports { project_id, waits_for: Some(change.job_id), changes }).await?;
-        Ok(completed.into_iter().next().flatten())
+    /// Of jobs that nothing depends on. What others depend on reaches further, to rows that somebody else may hold, and is left out.
+    async fn make(&self, project_id: i64, changes: &[&Completion]) -> Result<Vec<Option<Attempt>>> {
+        self.database.transaction(&Complete { project_id, completions: changes }).await
+    }
+
+    async fn make_alone(&self, project_id: i64, change: &Completion) -> Result<Option<Attempt>> {
+        let Completion { job_id, number, .. } = *change;
+        self.database.transaction(&Alone { project_id, job_id, number, completion: Some(change) }).await
+    }
+
+    fn follow(&self, project_id: i64, _: &Completion, ended: &Attempt) {
+        self.bells.ring(project_id);
+        if let Some(client_id) = &ended.client_id {
+            self.bells.ring_for_client(client_id);
+        }
+        self.tally.completed.one();
     }
 }
 
-/// Reports of one project, made in one transaction.
-struct Reports<'a> {
+/// Completing jobs that nothing depends on, and that nobody else holds.
+struct Complete<'a> {
     project_id: i64,
-    /// The job whose row is waited for, if somebody else holds it: without that it is passed over.
-    waits_for: Option<i64>,
-    changes: Reported<'a>,
+    completions: &'a [&'a Completion],
 }
 
-enum Reported<'a> {
-    Started(&'a [Named]),
-    Completed(&'a [Arc<Completion>]),
-}
-
-impl Work for Reports<'_> {
+impl Work for Complete<'_> {
     type Output = Vec<Option<Attempt>>;
     type Error = Error;
 
@@ -90,38 +99,65 @@ impl Work for Reports<'_> {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Option<Attempt>>> {
-        if let Some(job_id) = self.waits_for {
-            jobs::LOCK.maybe(transaction, &[&job_id]).await?;
-        }
-        match self.changes {
-            Reported::Started(attempts) => start(transaction, attempts).await,
-            Reported::Completed(completions) => complete(transaction, completions).await,
-        }
+        let (jobs, numbers): (Vec<i64>, Vec<i32>) = self.completions.iter().map(|one| (one.job_id, one.number)).unzip();
+        let locked = sql::LOCK_JOBS.all(transaction, &[&jobs, &numbers]).await?;
+        // Each once: of what comes twice, the second is a repetition.
+        let mut locked: HashSet<Named> = locked.iter().map(|row| (row.get("job_id"), row.get("number"))).collect();
+        let first: Vec<&Completion> = self.completions.iter().copied().filter(|one| locked.remove(&(one.job_id, one.number))).collect();
+        let mut completed = match first.is_empty() {
+            true => HashMap::new(),
+            false => by_name(&complete(transaction, &first, false).await?),
+        };
+        Ok(self.completions.iter().map(|one| completed.remove(&(one.job_id, one.number))).collect())
     }
 }
 
-async fn start(executor: &impl Executor, attempts: &[Named]) -> Result<Vec<Option<Attempt>>> {
-    let (jobs, numbers): (Vec<i64>, Vec<i32>) = attempts.iter().copied().unzip();
+/// One report, however long it takes to get hold of its job.
+struct Alone<'a> {
+    project_id: i64,
+    job_id: i64,
+    number: i32,
+    /// That it is done; without that, that it begins.
+    completion: Option<&'a Completion>,
+}
+
+impl Work for Alone<'_> {
+    type Output = Option<Attempt>;
+    type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.project_id)
+    }
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Attempt>> {
+        let Self { job_id, number, completion, .. } = self;
+        if sql::LOCK_JOB.maybe(transaction, &[job_id, number]).await?.is_none() {
+            return Ok(None);
+        }
+        // A heartbeat may have it.
+        sql::LOCK.maybe(transaction, &[job_id, number]).await?;
+        let Some(completion) = completion else { return Ok(start(transaction, &[&(*job_id, *number)]).await?.pop().flatten()) };
+        let rows = complete(transaction, &[completion], true).await?;
+        if !rows.is_empty() {
+            adjust_children(transaction, *job_id, -1).await?;
+        }
+        Ok(rows.first().map(attempt))
+    }
+}
+
+async fn start(executor: &impl Executor, attempts: &[&Named]) -> Result<Vec<Option<Attempt>>> {
+    let (jobs, numbers): (Vec<i64>, Vec<i32>) = attempts.iter().copied().copied().unzip();
     let started = by_name(&sql::START.all(executor, &[&jobs, &numbers]).await?);
     // Who says it twice is told the same twice.
-    Ok(attempts.iter().map(|named| started.get(named).cloned()).collect())
+    Ok(attempts.iter().map(|named| started.get(*named).cloned()).collect())
 }
 
-async fn complete(transaction: &Transaction<'_>, completions: &[Arc<Completion>]) -> Result<Vec<Option<Attempt>>> {
-    // Of what comes twice, the second is a repetition.
-    let mut named = HashSet::new();
-    let first: Vec<&Completion> = completions.iter().map(|one| &**one).filter(|one| named.insert((one.job_id, one.number))).collect();
-    let jobs: Vec<i64> = first.iter().map(|one| one.job_id).collect();
-    let numbers: Vec<i32> = first.iter().map(|one| one.number).collect();
-    let results: Vec<Option<Json<&RawValue>>> = first.iter().map(|one| one.result.as_deref().map(Json)).collect();
-    let tails: Vec<Option<&str>> = first.iter().map(|one| one.log_tail.as_deref()).collect();
-    let rows = sql::COMPLETE.all(transaction, &[&jobs, &numbers, &results, &tails]).await?;
-    if !rows.is_empty() {
-        let completed: Vec<i64> = rows.iter().map(|row| row.get("job_id")).collect();
-        adjust_children(transaction, &completed, -1).await?;
-    }
-    let mut completed = by_name(&rows);
-    Ok(completions.iter().map(|one| completed.remove(&(one.job_id, one.number))).collect())
+/// Completes jobs whose rows are locked.
+async fn complete(transaction: &Transaction<'_>, completions: &[&Completion], with_children: bool) -> Result<Vec<Row>> {
+    let (jobs, numbers): (Vec<i64>, Vec<i32>) = completions.iter().map(|one| (one.job_id, one.number)).unzip();
+    let results: Vec<Option<Json<&RawValue>>> = completions.iter().map(|one| one.result.as_deref().map(Json)).collect();
+    let tails: Vec<Option<&str>> = completions.iter().map(|one| one.log_tail.as_deref()).collect();
+    Ok(sql::COMPLETE.all(transaction, &[&jobs, &numbers, &results, &tails, &with_children]).await?)
 }
 
 fn by_name(rows: &[Row]) -> HashMap<Named, Attempt> {
