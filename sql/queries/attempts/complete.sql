@@ -5,7 +5,7 @@
 with wanted as materialized (
     select job_id, number, result, log_tail
     from unnest($1::bigint[], $2::integer[], $3::json[], $4::text[]) as w (job_id, number, result, log_tail)
-    where $5 or not exists (select from dependencies d where d.depends_on = w.job_id)
+    where $5 or (select true from dependencies d where d.depends_on = w.job_id limit 1) is null
     order by job_id
 ), ended as (
     update attempts

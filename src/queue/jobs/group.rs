@@ -7,19 +7,27 @@
 //! A group makes what goes the usual way. What would have to wait for a lock, reaches further, or cannot be done, is left out, and whoever asked for it makes it
 //! alone; if the database refuses a group, each of them does. So nobody waits for a lock that another one needs, or is told of what is wrong with another one's
 //! change. Only where it is not known whether a group was made, or no connection is to be had, all are told so.
+//! (Those who wait alone wait in the project's lane, and when they fill it groups wait behind them.)
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use crate::queue::{Error, Result};
+use crate::{
+    postgres,
+    queue::{Error, Result},
+};
 
 /// How many changes are made together at most, and of how many bytes; one that is larger is made with none after it.
 const MOST: usize = 64;
 const MOST_BYTES: usize = 1024 * 1024;
+
+/// How long a group is waited for: it waits for no lock, so the database is gone then, without a word.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Changes of one kind, and how to make them.
 pub(super) trait Changes: Send + Sync + 'static {
@@ -127,7 +135,8 @@ impl<C: Changes> Turn<C> {
         let Self { shared, project_id } = &self;
         let (shared, project_id) = (shared.clone(), *project_id);
         let changes: Vec<&C::Change> = members.iter().map(|(change, _)| &**change).collect();
-        let made = shared.changes.make(project_id, &changes).await;
+        let made = timeout(PATIENCE, shared.changes.make(project_id, &changes)).await;
+        let made = made.unwrap_or(Err(Error::Database(postgres::Error::Busy)));
         drop((changes, self));
         match made {
             Ok(made) => {
@@ -214,7 +223,7 @@ mod tests {
             self.gate.acquire().await.expect("it stays open").forget();
             match changes {
                 changes if changes.contains(&&9) => Err(Error::InFlight),
-                changes if changes.contains(&&7) => Err(Error::Database(crate::postgres::Error::Busy)),
+                changes if changes.contains(&&7) => Err(Error::Database(postgres::Error::Busy)),
                 changes => Ok(changes.iter().map(|n| (**n % 2 == 0).then_some(**n * 10)).collect()),
             }
         }
