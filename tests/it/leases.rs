@@ -41,7 +41,11 @@ impl World {
 
     async fn with(settings: &[(&str, &str)]) -> Self {
         let database = TestDatabase::new().await;
-        let all: Vec<_> = [("rate_limit_per_minute", "0"), ("backoff_seconds", "0")].into_iter().chain(settings.iter().copied()).collect();
+        // Who asks for no pooler goes directly to PostgreSQL.
+        let url = database.url();
+        let direct = settings.contains(&("database_pooler", "none")).then_some(("database_url", &*url));
+        let all: Vec<_> =
+            [("rate_limit_per_minute", "0"), ("backoff_seconds", "0")].into_iter().chain(settings.iter().copied()).chain(direct).collect();
         let server = Server::start_with(&database, &all).await;
         let api = server.api.clone();
         let (project, task) = api.project_with_task("p").await;

@@ -69,7 +69,7 @@ async fn jobs_that_are_sent_at_once_are_added_together_each_as_it_was_sent() {
             }
         };
         let mut ids = BTreeSet::new();
-        for (n, answer) in world.held("jobs", "-- Adds jobs%", (0..MANY).map(send)).await.into_iter().enumerate() {
+        for (n, answer) in world.held("jobs", "%-- Adds jobs%", (0..MANY).map(send)).await.into_iter().enumerate() {
             if Some(n) == bad {
                 assert!(answer.expect(400)["detail"].to_string().contains("999999"), "only that one is told of it");
                 continue;
@@ -107,7 +107,7 @@ async fn attempts_that_begin_at_once_begin_together_and_what_is_wrong_with_one_i
             }
         }
     };
-    let statuses = world.held("attempts", "-- Notes that clients have begun%", (0..MANY).map(say)).await;
+    let statuses = world.held("attempts", "%-- Notes that clients have begun%", (0..MANY).map(say)).await;
     assert_eq!(statuses, (0..MANY).map(|n| if n == 3 { 404 } else { 200 }).collect::<Vec<_>>());
     let transactions = world.transactions("attempts where status = 'RUNNING'").await;
     assert!(transactions <= FEW, "expected {MANY} attempts to begin in few transactions, and not in {transactions}");
@@ -130,7 +130,7 @@ async fn what_is_done_at_once_is_completed_together_and_children_are_counted_dow
             assert_eq!(one.expect(200), other.expect(200));
         }
     };
-    world.held("attempts", "-- Completes jobs%", (0..MANY).map(say)).await;
+    world.held("attempts", "%-- Completes jobs%", (0..MANY).map(say)).await;
     for (n, job) in jobs.iter().enumerate() {
         let attempt = world.attempt(*job, 1).await;
         assert_eq!((&attempt["result"], &attempt["log_tail"]), (&json!({"n": n}), &json!(format!("line {n}"))), "each has its own");
