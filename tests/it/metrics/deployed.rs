@@ -9,8 +9,7 @@ use std::{
 use regex::Regex;
 use serde_json::Value;
 
-use super::scrape::{promtool, start_with};
-use crate::support::TestDatabase;
+use super::scrape::{busy, promtool};
 
 fn deployed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
@@ -43,10 +42,7 @@ fn expressions(of: &Value, found: &mut Vec<String>) {
 
 #[tokio::test]
 async fn every_metric_that_rules_and_dashboard_name_is_told() {
-    let database = TestDatabase::new().await;
-    let (process, scraper) = start_with(&database, &[]).await;
-    let (project, task) = process.api.project_with_task("p").await;
-    process.api.job(project, task, "a", &[]).await;
+    let (_database, _process, scraper) = busy().await;
     let scrape = scraper.scrape().await;
     let told = scrape.names();
 
@@ -74,10 +70,7 @@ async fn every_metric_that_rules_and_dashboard_name_is_told() {
 /// Where the README names many together, it ends what they begin with in an ellipsis.
 #[tokio::test]
 async fn every_metric_that_is_told_is_in_the_readme() {
-    let database = TestDatabase::new().await;
-    let (process, scraper) = start_with(&database, &[]).await;
-    let (project, task) = process.api.project_with_task("p").await;
-    process.api.job(project, task, "a", &[]).await;
+    let (_database, _process, scraper) = busy().await;
     let readme = read("../README.md");
     let named = found(r"`((?:whatsnext|process)_\w*…?)`", &readme);
     let is_named =

@@ -16,6 +16,15 @@ use tokio::{
 
 use crate::support::{Process, TestDatabase, free_port};
 
+/// A server with a job to tell of.
+pub(super) async fn busy() -> (TestDatabase, Process, Scraper) {
+    let database = TestDatabase::new().await;
+    let (process, scraper) = start_with(&database, &[]).await;
+    let (project, task) = process.api.project_with_task("p").await;
+    process.api.job(project, task, "a", &[]).await;
+    (database, process, scraper)
+}
+
 /// A server, and where its metrics are.
 pub(super) async fn start_with(database: &TestDatabase, environment: &[(&str, &str)]) -> (Process, Scraper) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
