@@ -99,10 +99,10 @@ impl Way {
         call.arg(&self.hash);
         match self.call {
             Call::Plain => call.arg(1).arg(self.key(subject)).arg(limit).arg(length_ms),
-            Call::Ours => call.arg(1).arg(self.key(subject)).arg("").arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(0),
+            Call::Ours => call.arg(1).arg(self.key(subject)).arg(1).arg("").arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(0),
             Call::OursWithRecord => {
                 let record = format!("bench:{{{subject}}}:record");
-                call.arg(2).arg(record).arg(self.key(subject)).arg(7).arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(1)
+                call.arg(2).arg(record).arg(self.key(subject)).arg(1).arg(7).arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(1)
             }
         };
         call
@@ -196,9 +196,9 @@ async fn in_pipelines(connection: &mut MultiplexedConnection, way: &Way, case: C
         for i in 0..PIPELINE {
             pipe.add_command(way.ask((asked + i) * 7 % case.subjects, case.limit, case.length_ms));
         }
-        let answers: Vec<Vec<i64>> = pipe.query_async(connection).await.unwrap();
+        let answers: Vec<Vec<Vec<i64>>> = pipe.query_async(connection).await.unwrap();
         asked += answers.len();
-        admitted += answers.iter().filter(|answer| answer[0] == 1).count();
+        admitted += answers.iter().filter(|answer| answer[0][0] == 1).count();
     }
     (asked, admitted)
 }
@@ -209,9 +209,9 @@ async fn one_at_a_time(connections: &[MultiplexedConnection], way: &Way, case: C
         let (mut asked, mut admitted) = (0, 0);
         while start.elapsed() < TURN {
             let question = way.ask((asked * 7 + task * 19) % case.subjects, case.limit, case.length_ms);
-            let answer: Vec<i64> = question.query_async(&mut connection).await.unwrap();
+            let answer: Vec<Vec<i64>> = question.query_async(&mut connection).await.unwrap();
             asked += 1;
-            admitted += usize::from(answer[0] == 1);
+            admitted += usize::from(answer[0][0] == 1);
         }
         (asked, admitted)
     });

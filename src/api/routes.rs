@@ -6,7 +6,7 @@ use std::{
 };
 
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Request, Response, Result, Route,
+    Endpoint, IntoResponse, Request, Response, Result, Route,
     endpoint::BoxEndpoint,
     http::{HeaderValue, Method, StatusCode, header},
 };
@@ -181,7 +181,7 @@ pub fn routes<T: OpenApi>(api: T, state: &State) -> Route {
         let get_is_safe = meta.operations.iter().all(|operation| operation.method != Method::GET || document::is_safe(operation));
         let mut endpoints = by_path.remove(&numbered(&meta.path)).unwrap_or_default();
         let methods = meta.operations.iter().filter_map(|operation| {
-            let endpoint = endpoints.remove(&operation.method)?.boxed();
+            let endpoint = endpoints.remove(&operation.method)?;
             Some((operation.method.clone(), Operation { endpoint, need: Need::of(operation), audited: Audited::of(operation) }))
         });
         Resource::new(&meta.path, state, methods.collect(), get_is_safe).add_to(route)

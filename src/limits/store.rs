@@ -63,6 +63,19 @@ pub struct Guard {
     pub token: Option<[u8; 32]>,
 }
 
+/// What is asked of a subject.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Whose record and windows it is about: any text that is not empty and does not begin with `}`.
+    pub subject: &'a str,
+    /// What must be true of the record; without that none is read.
+    pub guard: Option<Guard>,
+    /// The windows, which are all charged, or none.
+    pub windows: &'a [Window],
+    /// How many ask it, one after the other.
+    pub times: usize,
+}
+
 /// Whether a request may come in. Only [`Admission::Admitted`] has charged anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
@@ -183,45 +196,45 @@ impl Limits {
         guard: Option<Guard>,
         windows: &[Window],
     ) -> Result<Admission, Error> {
-        Ok(self.admit_each(connection, subject, guard, windows, 1).await?.of(0))
+        let question = Question { subject, guard, windows, times: 1 };
+        let admissions = self.admit_all(connection, &[question]).await?;
+        admissions.first().map(|one| one.of(0)).ok_or(Error::Answer)
     }
 
-    /// The same for so many who ask it one after the other at the same moment. One round trip for all of them.
+    /// The same for many questions, one after the other at the same moment, and for so many who ask each. One round trip for all of them. In a cluster all
+    /// subjects must be of one slot.
     ///
     /// # Errors
     ///
     /// [`Error`], which is no admission of any of them.
-    pub async fn admit_each(
+    pub async fn admit_all(
         &self,
         connection: &mut (impl ConnectionLike + Send),
-        subject: &str,
-        guard: Option<Guard>,
-        windows: &[Window],
-        times: usize,
-    ) -> Result<Admissions, Error> {
-        let weights: Vec<u32> = windows.iter().map(|window| window.weight).collect();
-        if guard.is_none() && windows.iter().all(|window| window.limit == 0) {
-            return Ok(Admissions { admitted: times, end: Admission::Admitted { standings: vec![None; windows.len()] }, weights });
-        }
-        let token = guard.and_then(|guard| guard.token);
-        let mut keys = Vec::with_capacity(windows.len() + 2);
-        let mut asked = Vec::with_capacity(4 * windows.len());
-        keys.extend(guard.map(|_| self.record_key(subject)));
-        keys.extend(token.map(|_| self.tokens_key(subject)));
-        for (i, Window { name, limit, length, weight, own_limit }) in windows.iter().enumerate() {
-            let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-            let twice = windows[..i].iter().any(|window| window.name == *name);
-            if twice || *limit > MAX_LIMIT || !(1..=MAX_LENGTH_MS).contains(&length_ms) {
-                return Err(Error::Window { name });
-            }
-            keys.push(self.window_key(subject, name));
-            asked.extend([u64::from(*limit), length_ms, u64::from(*weight), u64::from(*own_limit)]);
-        }
-        let version = guard.map(|guard| guard.version.to_string()).unwrap_or_default();
-        let token: &[u8] = token.as_ref().map_or(&[], |digest| digest);
-        let answer = run(connection, &keys, &version, token, times, &asked).await?;
-        let (admitted, end) = decided(&answer, times, windows.len())?;
-        Ok(Admissions { admitted, end, weights })
+        questions: &[Question<'_>],
+    ) -> Result<Vec<Admissions>, Error> {
+        questions.iter().try_for_each(Question::check)?;
+        let asked: Vec<&Question<'_>> = questions.iter().filter(|question| !question.is_off()).collect();
+        let mut answers = if asked.is_empty() { Vec::new() } else { run(connection, &self.keys(&asked), &asked).await? }.into_iter();
+        let admissions = questions.iter().map(|question| {
+            let Question { windows, times, .. } = question;
+            let (admitted, end) = if question.is_off() {
+                (*times, Admission::Admitted { standings: vec![None; windows.len()] })
+            } else {
+                decided(&answers.next().ok_or(Error::Answer)?, *times, windows.len())?
+            };
+            Ok(Admissions { admitted, end, weights: windows.iter().map(|window| window.weight).collect() })
+        });
+        admissions.collect()
+    }
+
+    /// The keys of what is asked, in the order of the script.
+    fn keys(&self, asked: &[&Question<'_>]) -> Vec<String> {
+        let keys = asked.iter().flat_map(|Question { subject, guard, windows, .. }| {
+            let record = guard.map(|_| self.record_key(subject));
+            let tokens = guard.and_then(|guard| guard.token).map(|_| self.tokens_key(subject));
+            record.into_iter().chain(tokens).chain(windows.iter().map(|window| self.window_key(subject, window.name)))
+        });
+        keys.collect()
     }
 
     /// How these windows stand, as they are asked about but with nothing taken.
@@ -269,19 +282,40 @@ impl Limits {
     }
 }
 
+impl Question<'_> {
+    fn check(&self) -> Result<(), Error> {
+        for (i, Window { name, limit, length, .. }) in self.windows.iter().enumerate() {
+            let is_twice = self.windows[..i].iter().any(|window| window.name == *name);
+            if is_twice || *limit > MAX_LIMIT || !(1..=u128::from(MAX_LENGTH_MS)).contains(&length.as_millis()) {
+                return Err(Error::Window { name });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the answer is known without asking.
+    fn is_off(&self) -> bool {
+        self.guard.is_none() && self.windows.iter().all(|window| window.limit == 0)
+    }
+}
+
 /// Runs the script by its hash; where Redis does not know it (it was restarted, or is another one since), sends it along: one round trip more, once.
 /// [`Script`] itself would load it first and then run it, which is two, and in a cluster loads it everywhere.
-async fn run(
-    connection: &mut (impl ConnectionLike + Send),
-    keys: &[String],
-    version: &str,
-    token: &[u8],
-    times: usize,
-    asked: &[u64],
-) -> Result<Vec<i64>, RedisError> {
+async fn run(connection: &mut (impl ConnectionLike + Send), keys: &[String], asked: &[&Question<'_>]) -> Result<Vec<Vec<i64>>, RedisError> {
     let call = |how: &str, script: &str| {
         let mut call = cmd(how);
-        call.arg(script).arg(keys.len()).arg(keys).arg(version).arg(token).arg(times).arg(asked);
+        call.arg(script).arg(keys.len()).arg(keys);
+        for Question { guard, windows, times, .. } in asked {
+            call.arg(windows.len());
+            match guard {
+                Some(Guard { version, token }) => call.arg(version).arg(token.as_ref().map_or(&[][..], |digest| digest)),
+                None => call.arg("").arg(""),
+            };
+            call.arg(times);
+            for Window { limit, length, weight, own_limit, .. } in *windows {
+                call.arg(limit).arg(length.as_millis().to_string()).arg(weight).arg(u32::from(*own_limit));
+            }
+        }
         call
     };
     match call("EVALSHA", &ADMIT_HASH).query_async(connection).await {
@@ -334,50 +368,4 @@ fn standing(answer: &[i64]) -> Result<Option<Standing>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_answer_that_says_so_is_an_admission() {
-        let stands = |remaining, verdict| Some(Standing { limit: 10, remaining, reset_ms: 60_001, verdict });
-        assert_eq!(
-            decided(&[1, 10, 9, 60_001, 0, 0, 0, 0, 0], 1, 2).unwrap(),
-            (1, Admission::Admitted { standings: vec![stands(9, Verdict::Admits), None] })
-        );
-        let refusal = Admission::Refused { standings: vec![stands(0, Verdict::After(700))], retry_after_ms: Some(700) };
-        assert_eq!(decided(&[0, 10, 0, 60_001, 700], 1, 1).unwrap(), (0, refusal.clone()));
-        assert_eq!(decided(&[3, 10, 0, 60_001, 700], 4, 1).unwrap(), (3, refusal));
-        for (wrong, times) in [
-            (&[][..], 1),
-            (&[1][..], 1),
-            (&[-4][..], 1),
-            (&[-1, 10, 9, 60_001, 0][..], 1),
-            (&[5, 10, 9, 60_001, 0][..], 1),
-            (&[1, 10, 9, 60_001][..], 1),
-            (&[1, 10, 9, 60_001, 5][..], 1),
-            (&[0, 10, 9, 60_001, 0][..], 1),
-            (&[2, 10, 0, 60_001, 0][..], 3),
-            (&[1, 10, -9, 60_001, 0][..], 1),
-        ] {
-            assert!(decided(wrong, times, 1).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn each_is_told_what_was_left_after_it() {
-        let stands = |remaining, verdict| Some(Standing { limit: 10, remaining, reset_ms: 60_001, verdict });
-        let end = Admission::Refused { standings: vec![stands(1, Verdict::After(700)), None], retry_after_ms: Some(700) };
-        let admissions = Admissions { admitted: 3, end: end.clone(), weights: vec![2, 1] };
-        let then = |remaining| Admission::Admitted { standings: vec![stands(remaining, Verdict::Admits), None] };
-        assert_eq!([0, 1, 2, 3, 4].map(|place| admissions.of(place)), [then(5), then(3), then(1), end.clone(), end]);
-        let gone = Admissions { admitted: 0, end: Admission::Gone, weights: vec![1] };
-        assert_eq!(gone.of(0), Admission::Gone);
-    }
-
-    #[test]
-    fn all_keys_of_a_subject_share_a_hash_tag() {
-        let limits = Limits::new("wn");
-        assert_eq!(limits.record_key("k:01"), "wn:{k:01}:record");
-        assert_eq!(limits.window_key("k:01", "api"), "wn:{k:01}:w:api");
-    }
-}
+mod tests;

@@ -96,6 +96,11 @@ impl Nodes {
         self.slots.get(&Slot::for_key(key().as_ref())).copied().unwrap_or(0)
     }
 
+    /// The slot of a key, where there are any.
+    pub(super) fn slot<K: AsRef<str>>(&self, key: impl FnOnce() -> K) -> Option<Slot> {
+        (!self.slots.is_empty()).then(|| Slot::for_key(key().as_ref()))
+    }
+
     /// For each node a hash tag of keys that it has.
     pub(super) fn tags(&self) -> Vec<String> {
         let mut tags = vec![None; self.answers.len()];

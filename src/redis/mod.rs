@@ -24,6 +24,7 @@ mod watch;
 mod way;
 
 use std::{
+    fmt::Display,
     path::PathBuf,
     pin::pin,
     sync::{
@@ -46,6 +47,7 @@ use connection::Link;
 use stats::Counts;
 use way::{Address, Authorities, Way};
 
+pub use ::redis::cluster_routing::Slot;
 pub use connection::Connection;
 pub use stats::Stats;
 
@@ -274,6 +276,11 @@ impl Redis {
     /// [`Away`].
     pub fn early_attempt(&self, subject: &str) -> Result<Attempt, Away> {
         self.attempt_over(self.link(true), subject)
+    }
+
+    /// The slot of a subject's keys, in a cluster. One call may ask for keys of one slot, or for any where there are none.
+    pub fn slot(&self, subject: impl Display) -> Option<Slot> {
+        self.link(true)?.nodes.slot(|| self.key(&subject.to_string(), ""))
     }
 
     fn attempt_over(&self, link: Option<Link>, subject: &str) -> Result<Attempt, Away> {

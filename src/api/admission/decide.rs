@@ -18,11 +18,12 @@ use crate::{
     api::{Error, error::Aside},
     config::RedisFailure,
     limits::{
-        Admission, Admissions, Guard, Limits, Local, Owed, Refused, Standing, Together, Verdict, Window,
+        self, Admission, Admissions, Batches, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window,
+        batch::Ask,
         refused::{Memory, Refusal},
         window::MAX_LIMIT,
     },
-    redis::{Away, Redis},
+    redis::{Away, Redis, Slot},
 };
 
 /// The length of all windows.
@@ -33,16 +34,20 @@ const TOGETHER: usize = 32;
 
 /// Decides.
 pub(super) struct Decider {
-    redis: Redis,
-    limits: Limits,
-    asked: Together<Question, Result<Arc<Admissions>, Away>>,
+    asked: Batches<Windows>,
     /// By whose window it is, and what was asked.
     refused: Refused<(Subject, &'static str), Error>,
     local: Local,
     on_failure: RedisFailure,
 }
 
-/// What is asked of Redis.
+/// The windows in Redis.
+struct Windows {
+    redis: Redis,
+    limits: Limits,
+}
+
+/// What is asked of them.
 #[derive(PartialEq, Eq)]
 struct Question {
     subject: Subject,
@@ -54,6 +59,36 @@ impl Hash for Question {
     /// By what nearly all of them differ in.
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.subject, self.guard.and_then(|guard| guard.token)).hash(state);
+    }
+}
+
+impl Ask for Windows {
+    type Question = Question;
+    type Answer = Result<Arc<Admissions>, Away>;
+    type Place = Option<Slot>;
+
+    fn place(&self, question: &Question) -> Option<Slot> {
+        self.redis.slot(question.subject)
+    }
+
+    async fn ask(&self, questions: &[(Arc<Question>, usize)]) -> Vec<Self::Answer> {
+        let names: Vec<String> = questions.iter().map(|(question, _)| question.subject.to_string()).collect();
+        let asked = names.iter().zip(questions).map(|(subject, (question, times))| {
+            let Question { guard, windows, .. } = &**question;
+            limits::Question { subject, guard: *guard, windows, times: *times }
+        });
+        match self.admit_all(&asked.collect::<Vec<_>>()).await {
+            Ok(admissions) => admissions.into_iter().map(|one| Ok(Arc::new(one))).collect(),
+            Err(away) => vec![Err(away); questions.len()],
+        }
+    }
+}
+
+impl Windows {
+    async fn admit_all(&self, questions: &[limits::Question<'_>]) -> Result<Vec<Admissions>, Away> {
+        let attempt = self.redis.attempt(questions.first().map_or("", |question| question.subject))?;
+        let mut connection = attempt.connection();
+        attempt.answer(self.limits.admit_all(&mut connection, questions)).await
     }
 }
 
@@ -70,9 +105,14 @@ pub(super) enum Decision {
 }
 
 impl Decider {
+    fn windows(&self) -> &Windows {
+        self.asked.asker()
+    }
+
     pub(super) fn new(redis: Redis, on_failure: RedisFailure) -> Self {
         let limits = Limits::new(redis.prefix());
-        Self { redis, limits, asked: Together::default(), refused: Refused::default(), local: Local::default(), on_failure }
+        let asked = Batches::new(Windows { redis, limits });
+        Self { asked, refused: Refused::default(), local: Local::default(), on_failure }
     }
 
     /// Decides, by the subject's record too if there is a guard. `class` names what is asked, in memory.
@@ -92,7 +132,7 @@ impl Decider {
             return Err(refusal);
         }
         let question = Question { subject, guard, windows: windows.to_vec() };
-        let (place, answer) = self.asked.ask(question, |times| self.admit_each(subject, guard, windows, times)).await;
+        let (place, answer) = self.asked.ask(question).await;
         match answer.map(|admissions| admissions.of(place)) {
             Ok(Admission::Admitted { standings }) => {
                 if matches!(memory, Memory::Past) {
@@ -112,14 +152,6 @@ impl Decider {
         }
     }
 
-    /// Asks Redis for so many who ask the same.
-    async fn admit_each(&self, subject: Subject, guard: Option<Guard>, windows: &[Window], times: usize) -> Result<Arc<Admissions>, Away> {
-        let name = subject.to_string();
-        let attempt = self.redis.attempt(&name)?;
-        let mut connection = attempt.connection();
-        attempt.answer(self.limits.admit_each(&mut connection, &name, guard, windows, times)).await.map(Arc::new)
-    }
-
     /// The refusal of a moment ago, if it still holds: 429.
     pub(super) fn refusal(&self, subject: Subject, class: &'static str) -> Option<Error> {
         match self.refused.get(&(subject, class), Instant::now(), |refusal| refuse(refusal, policy(class), subject)) {
@@ -134,7 +166,7 @@ impl Decider {
     ///
     /// 429 over the share.
     pub(super) fn alone(&self, subject: Subject, windows: &[Window], own_limit: Option<u32>) -> Result<Option<Told>, Error> {
-        let decision = self.local.admit(subject.kind(), &subject.to_string(), windows, own_limit, self.redis.servers());
+        let decision = self.local.admit(subject.kind(), &subject.to_string(), windows, own_limit, self.windows().redis.servers());
         let first = decision.standings.first().copied().flatten();
         match decision.verdict {
             Verdict::Admits => Ok(told("degraded", first)),
@@ -147,9 +179,9 @@ impl Decider {
     pub(super) async fn take_over(&self) {
         let charges = self.local.owed().into_iter().map(async |owed| {
             let Owed { subject, window, .. } = &owed;
-            let attempt = self.redis.early_attempt(subject)?;
+            let attempt = self.windows().redis.early_attempt(subject)?;
             let mut connection = attempt.connection();
-            let charged = attempt.answer(self.limits.charge(&mut connection, subject, *window)).await;
+            let charged = attempt.answer(self.windows().limits.charge(&mut connection, subject, *window)).await;
             charged.map(|()| self.local.paid(&owed))
         });
         if stream::iter(charges).buffer_unordered(TOGETHER).any(|charged| ready(charged.is_err())).await {
@@ -164,10 +196,10 @@ impl Decider {
     /// 503 while Redis is away.
     pub(super) async fn standing(&self, subject: Subject, window: Window) -> Result<Option<Standing>, Error> {
         let name = subject.to_string();
-        let attempt = self.redis.attempt(&name).map_err(away)?;
+        let attempt = self.windows().redis.attempt(&name).map_err(away)?;
         let mut connection = attempt.connection();
         let windows = [window];
-        let standings = attempt.answer(self.limits.standing(&mut connection, &name, &windows)).await.map_err(away)?;
+        let standings = attempt.answer(self.windows().limits.standing(&mut connection, &name, &windows)).await.map_err(away)?;
         Ok(standings.first().copied().flatten())
     }
 
@@ -178,9 +210,9 @@ impl Decider {
     /// 503 while Redis is away.
     pub(super) async fn reset(&self, subject: Subject, names: &[&'static str]) -> Result<(), Error> {
         let name = subject.to_string();
-        let attempt = self.redis.attempt(&name).map_err(away)?;
+        let attempt = self.windows().redis.attempt(&name).map_err(away)?;
         let mut connection = attempt.connection();
-        attempt.answer(self.limits.reset(&mut connection, &name, names)).await.map_err(away)?;
+        attempt.answer(self.windows().limits.reset(&mut connection, &name, names)).await.map_err(away)?;
         for name in names {
             self.refused.forget(&(subject, *name));
         }

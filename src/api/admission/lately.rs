@@ -7,7 +7,8 @@ use std::{
 
 use quick_cache::sync::Cache;
 
-use crate::{api::Error, limits::Together};
+use super::together::Together;
+use crate::api::Error;
 
 /// How long it is good.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Lately<K, V> {
             self.found.insert(key, (asked, found.clone()));
             Ok(found)
         };
-        self.asked.ask(key, |_| ask()).await.1
+        self.asked.ask(key, ask).await
     }
 }
 

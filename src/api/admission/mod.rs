@@ -29,6 +29,7 @@ mod standing;
 mod subject;
 mod tally;
 mod tend;
+mod together;
 mod token;
 mod visitors;
 
@@ -49,7 +50,7 @@ use crate::{
     access::{self, ConfiguredKeys, HeldToken, KeyId, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork},
     config::{ForwardedBy, Settings},
     http::Head,
-    limits::{Guard, Together, Window},
+    limits::{Guard, Window},
     postgres::Database,
     redis::{Away, Redis},
 };
@@ -63,6 +64,7 @@ use last_used::LastUsed;
 use lately::Lately;
 use subject::Subject;
 use tally::Tally;
+use together::Together;
 use visitors::Visitors;
 
 /// How many keys a server knows at a time, and how many tokens.
@@ -327,7 +329,7 @@ impl Inner {
             Ok(record) => Ok(record),
             Err(Away) => self.freshly(id).await,
         };
-        self.looked_up.ask(id, |_| look()).await.1
+        self.looked_up.ask(id, look).await
     }
 
     /// What PostgreSQL said of a key within the last second.

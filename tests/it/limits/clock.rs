@@ -58,7 +58,7 @@ async fn no_interval_of_the_length_holds_more_than_the_limit_and_all_of_it_can_b
     const LENGTH_MS: u64 = 1_000;
     let private = Arc::new(Private::new());
     let admit = include_str!("../../../src/limits/admit.lua");
-    let script = Arc::new(Script::new(&format!("{NOTED}{WINDOW_LUA}local function admit()\n{admit}end\nreturn {{admit()[1], micros}}")));
+    let script = Arc::new(Script::new(&format!("{NOTED}{WINDOW_LUA}local function admit()\n{admit}end\nreturn {{admit()[1][1], micros}}")));
     let in_all = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0_u64..8)
         .map(|caller| {
@@ -69,7 +69,7 @@ async fn no_interval_of_the_length_holds_more_than_the_limit_and_all_of_it_can_b
                 let (mut admitted, mut refused) = (Vec::new(), Vec::new());
                 while in_all.load(Ordering::Relaxed) < 3 * LIMIT + LIMIT / 2 {
                     let mut call = script.key(&key);
-                    call.arg("").arg("").arg(1).arg(LIMIT).arg(LENGTH_MS).arg(1).arg(0);
+                    call.arg(1).arg("").arg("").arg(1).arg(LIMIT).arg(LENGTH_MS).arg(1).arg(0);
                     let (outcome, micros): (i64, u64) = call.invoke_async(&mut connection).await.unwrap();
                     let calls = (admitted.len() + refused.len()) as u64;
                     if outcome == 1 {

@@ -1,7 +1,7 @@
 //! The subject's record, read in the same call.
 
 use redis::{AsyncCommands, aio::MultiplexedConnection, cmd};
-use whatsnext::limits::{Admission, Guard, Window, window::MAX_LIMIT};
+use whatsnext::limits::{Admission, Guard, Question, Window, window::MAX_LIMIT};
 
 use super::{Private, admitted, refused, window};
 
@@ -151,4 +151,52 @@ async fn the_subjects_own_limit_goes_before_that_of_windows_which_take_it() {
         subject.record(&[("version", "7"), ("limit", limit)]).await;
         assert_eq!(limits(admitted(subject.admit(&[own]).await)), [Some((expected, expected - used))], "{limit}");
     }
+}
+
+/// One call decides about many subjects as many calls would: what is wrong with one is told to it alone.
+#[tokio::test]
+async fn questions_of_one_call_do_not_meet() {
+    let private = Private::new();
+    let mut connection = private.connect().await;
+    let mut record = async |subject: &str, fields: &[(&str, &str)]| {
+        connection.hset_multiple::<_, _, _, ()>(private.limits.record_key(subject), fields).await.unwrap();
+    };
+    record("good", &[("version", "7"), ("limit", "2")]).await;
+    record("other", &[("version", "8")]).await;
+    record("dead", &[("version", "7"), ("dead", "1")]).await;
+    let ([own, alone, off], token) = ([true, false, false].map(|own_limit| Window { own_limit, ..window(5, 60_000) }), Some([7; 32]));
+    let (own, alone, off) = ([own], [alone, Window { name: "second", ..alone }], [Window { limit: 0, ..off }]);
+    let ask = |subject, guard, windows, times| Question { subject, guard, windows, times };
+    let questions = [
+        ask("unknown", GUARD, &own[..], 1),
+        ask("good", GUARD, &own, 1),
+        ask("address", None, &off, 3),
+        ask("dead", GUARD, &own, 1),
+        ask("address", None, &alone, 3),
+        ask("other", GUARD, &own, 1),
+        ask("good", Some(Guard { version: 7, token }), &own, 1),
+        ask("good", GUARD, &[], 1),
+        ask("good", GUARD, &own, 4),
+        ask("address", None, &alone[..1], 3),
+    ];
+    let answers = private.limits.admit_all(&mut connection, &questions).await.unwrap();
+    let remaining = |place: usize, of: usize| -> Option<Vec<Option<u32>>> {
+        let Admission::Admitted { standings } = answers[place].of(of) else { return None };
+        Some(standings.iter().map(|standing| standing.map(|standing| standing.remaining)).collect())
+    };
+    assert_eq!([0, 3, 5, 6].map(|place| answers[place].of(0)), [Admission::Missing, Admission::Gone, Admission::Stale, Admission::Gone]);
+    assert_eq!(remaining(1, 0), Some(vec![Some(1)]), "its own limit is 2");
+    assert_eq!((0..3).map(|of| remaining(2, of)).collect::<Vec<_>>(), vec![Some(vec![None]); 3], "a window that is off");
+    assert_eq!((0..3).map(|of| remaining(4, of)).collect::<Vec<_>>(), [4, 3, 2].map(|left| Some(vec![Some(left); 2])));
+    assert_eq!(remaining(7, 0), Some(vec![]), "its record is good, and nothing else is asked");
+    assert_eq!(
+        (0..4).map(|of| remaining(8, of)).collect::<Vec<_>>(),
+        [Some(vec![Some(0)]), None, None, None],
+        "one was left by the one before"
+    );
+    assert!(matches!(answers[8].of(1), Admission::Refused { .. }), "{:?}", answers[8]);
+    assert_eq!((0..3).map(|of| remaining(9, of)).collect::<Vec<_>>(), [Some(vec![Some(1)]), Some(vec![Some(0)]), None]);
+    let standings = private.limits.standing(&mut connection, "address", &alone).await.unwrap();
+    let left: Vec<u32> = standings.iter().flatten().map(|standing| standing.remaining).collect();
+    assert_eq!(left, [0, 2], "a question that was refused in part charged what it was admitted for, in its window");
 }

@@ -2,7 +2,7 @@
 //!
 //! The first asks at once. Whoever comes with the same question before that is answered waits, and then one of them asks for all of them. So nobody is
 //! told the answer to a question that was asked before they came, a question is under way once at a time, however many ask it, and whoever is alone with
-//! theirs waits for nobody.
+//! theirs waits for nobody. (What is asked of Redis for each request is asked in batches, [`crate::limits::batch`].)
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -13,15 +13,15 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Questions `Q` that are under way, and who waits to ask them next. All who ask one together get the same answer `A`.
-pub struct Together<Q: Eq + Hash, A>(Arc<Mutex<Waiting<Q, A>>>);
+pub(super) struct Together<Q: Eq + Hash, A>(Arc<Mutex<Waiting<Q, A>>>);
 
 /// By their question, for each that is under way.
 type Waiting<Q, A> = HashMap<Arc<Q>, VecDeque<oneshot::Sender<Turn<Q, A>>>>;
 
 /// What becomes of whoever waits.
 enum Turn<Q: Eq + Hash, A> {
-    /// It was asked for them, as the one at this place.
-    Answered(usize, A),
+    /// It was asked for them.
+    Answered(A),
     /// They are to ask.
     Ask(Asking<Q, A>),
 }
@@ -40,26 +40,24 @@ impl<Q: Eq + Hash, A> Default for Together<Q, A> {
 }
 
 impl<Q: Eq + Hash, A: Clone> Together<Q, A> {
-    /// The answer to a question, and at which place, from 0, this one is among those for whom it was asked. `ask` is told for how many it asks. What was
-    /// asked by somebody who then went away before the answer came is asked again.
-    pub async fn ask<F: Future<Output = A>>(&self, question: Q, ask: impl FnOnce(usize) -> F) -> (usize, A) {
+    /// The answer to a question. What was asked by somebody who then went away before the answer came is asked again.
+    pub(super) async fn ask<F: Future<Output = A>>(&self, question: Q, ask: impl FnOnce() -> F) -> A {
         let question = Arc::new(question);
         let mut asking = loop {
             match self.join(&question) {
                 Ok(asking) => break asking,
                 Err(turn) => match turn.await {
-                    Ok(Turn::Answered(place, answer)) => return (place, answer),
+                    Ok(Turn::Answered(answer)) => return answer,
                     Ok(Turn::Ask(asking)) => break asking,
                     Err(_) => {}
                 },
             }
         };
-        let answer = ask(1 + asking.others.len()).await;
-        for (place, other) in (1..).zip(asking.others.drain(..)) {
-            // Whoever is not there any more was asked for all the same.
-            let _ = other.send(Turn::Answered(place, answer.clone()));
+        let answer = ask().await;
+        for other in asking.others.drain(..) {
+            let _ = other.send(Turn::Answered(answer.clone()));
         }
-        (0, answer)
+        answer
     }
 
     /// The right to ask, or when it is this one's turn.
@@ -106,6 +104,7 @@ mod tests {
     use std::{
         future::{pending, ready},
         pin::{Pin, pin},
+        sync::atomic::{AtomicUsize, Ordering},
         task::Poll,
     };
 
@@ -114,38 +113,49 @@ mod tests {
 
     use super::*;
 
+    /// How often something was asked.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Count {
+        fn asked(&self) -> usize {
+            self.0.fetch_add(1, Ordering::Relaxed) + 1
+        }
+    }
+
     #[tokio::test]
     async fn those_who_come_meanwhile_are_asked_for_once_and_after_that() {
-        let (together, first, second) = (Together::default(), Notify::new(), Notify::new());
-        let ask = async |release: &Notify, name: &'static str| {
+        let (together, count, first, second) = (Together::default(), Count::default(), Notify::new(), Notify::new());
+        let ask = async |release: &Notify| {
             together
-                .ask("question", |count| async move {
+                .ask("question", || async {
+                    let number = count.asked();
                     release.notified().await;
-                    (name, count)
+                    number
                 })
                 .await
         };
-        let mut alone = pin!(ask(&first, "first"));
+        let mut alone = pin!(ask(&first));
         assert!(poll!(alone.as_mut()).is_pending());
-        let mut others: Vec<Pin<Box<_>>> = (0..3).map(|_| Box::pin(ask(&second, "second"))).collect();
+        let mut others: Vec<Pin<Box<_>>> = (0..3).map(|_| Box::pin(ask(&second))).collect();
         for other in &mut others {
             assert!(poll!(other.as_mut()).is_pending());
         }
-        assert_eq!(together.ask("another", |count| ready(("another", count))).await, (0, ("another", 1)), "it waits for nobody");
+        assert_eq!(together.ask("another", || ready(7)).await, 7, "it waits for nobody");
         first.notify_one();
-        assert_eq!(poll!(alone.as_mut()), Poll::Ready((0, ("first", 1))), "it was asked before the others came");
+        assert_eq!(poll!(alone.as_mut()), Poll::Ready(1), "it was asked before the others came");
         second.notify_one();
-        assert_eq!(join_all(others).await, [0, 1, 2].map(|place| (place, ("second", 3))));
+        assert_eq!(join_all(others).await, [2, 2, 2]);
         assert!(lock(&together.0).is_empty(), "nothing is left of questions that were answered");
     }
 
     #[tokio::test]
     async fn whoever_goes_away_leaves_it_to_the_others() {
-        let together = Together::default();
-        let mut first = Box::pin(together.ask((), |_| pending::<usize>()));
+        let (together, count) = (Together::default(), Count::default());
+        let mut first = Box::pin(together.ask((), pending::<usize>));
         assert!(poll!(first.as_mut()).is_pending());
-        let mut second = Box::pin(together.ask((), |_| pending()));
-        let mut others: Vec<Pin<Box<_>>> = (0..4).map(|_| Box::pin(together.ask((), ready))).collect();
+        let mut second = Box::pin(together.ask((), pending));
+        let mut others: Vec<Pin<Box<_>>> = (0..4).map(|_| Box::pin(together.ask((), || ready(count.asked())))).collect();
         assert!(poll!(second.as_mut()).is_pending());
         for other in &mut others {
             assert!(poll!(other.as_mut()).is_pending());
@@ -157,7 +167,7 @@ mod tests {
         drop(gone);
         drop(second);
         drop(about_to_ask);
-        assert_eq!(join_all(others).await, [(0, 2), (1, 2)]);
+        assert_eq!(join_all(others).await, [1, 1]);
         assert!(lock(&together.0).is_empty());
     }
 
@@ -167,16 +177,15 @@ mod tests {
         let askers = (0..2_000_usize).map(|asker| {
             let together = together.clone();
             tokio::spawn(async move {
-                let answered = together.ask(asker % 3, |count| async move {
+                let answered = together.ask(asker % 3, || async move {
                     tokio::task::yield_now().await;
-                    count
+                    asker % 3
                 });
                 if asker % 5 == 0 {
                     let mut given_up = Box::pin(answered);
                     let _ = poll!(given_up.as_mut());
                 } else {
-                    let (place, count) = answered.await;
-                    assert!(place < count, "{place} of {count}");
+                    assert_eq!(answered.await, asker % 3);
                 }
             })
         });
