@@ -158,7 +158,7 @@ fn of_a_chain_whose_key_was_not_given_it_is_said_what_to_do_and_nothing_else() {
         |seal: Seal, known: &[chain::Anchor]| verify(folder.path(), &seal, known, Allowed::default()).expect("it can be read").faults;
     let key = "its lines are sealed with a key that was not given, so nothing is known of them: give it with --key-file";
     let expected = format!("chain {}: {key}", kept.chain);
-    assert_eq!(found(Seal::new(""), std::slice::from_ref(&kept)), [expected.clone()]);
+    assert_eq!(found(Seal::new(""), std::slice::from_ref(&kept)), std::slice::from_ref(&expected));
     let another = "nothing here is sealed with the key that was given".to_owned();
     assert_eq!(found(Seal::new("other"), std::slice::from_ref(&kept)), [expected, another]);
     // Of another chain than that it is known that it is not there.
