@@ -50,25 +50,31 @@ else
 fi
 [[ -d /run/systemd/system ]] || unchecked+=("that systemd starts the unit: this machine runs without")
 
-if have cargo-deb && have dpkg-deb; then
+if have cargo-deb && have dpkg-deb && have python3; then
     say "Debian package"
     # Of the program that there is, which need not be a release.
     mkdir -p "$work/target/release"
     cp "$binary" "$work/target/release/"
+    python3 deploy/licences.py >"$work/target/release/THIRD-PARTY"
     CARGO_TARGET_DIR=$work/target cargo deb -q --no-build --output "$work/whatsnext.deb" >/dev/null
     dpkg-deb --fsys-tarfile "$work/whatsnext.deb" | tar -t >"$work/contents"
     for file in usr/bin/whatsnext usr/lib/systemd/system/whatsnext.service etc/whatsnext/whatsnext.toml etc/whatsnext/secrets/database_url \
-        etc/whatsnext/secrets/redis_url usr/share/doc/whatsnext/{README.md,default.toml,LICENSE-MIT,LICENSE-APACHE} \
+        etc/whatsnext/secrets/redis_url usr/share/doc/whatsnext/{README.md,default.toml,LICENSE-MIT,LICENSE-APACHE,THIRD-PARTY} \
         usr/share/doc/whatsnext/examples/{nginx/whatsnext.conf,prometheus/rules.yml,grafana/whatsnext.json}; do
         grep -qx "\./$file" "$work/contents" || grep -qx "$file" "$work/contents" || die "the package has no $file: $(cat "$work/contents")"
     done
     dpkg-deb -x "$work/whatsnext.deb" "$work/root"
     [[ $(stat -c %a "$work/root/etc/whatsnext/secrets/database_url") == 600 ]] || die "the secrets of the package can be read by everybody"
+    # One each of Rust's, of C, and one that brings no licence: with their texts, or who made it.
+    for licence in '^tokio [0-9.]*: MIT' '^Copyright (c) Tokio Contributors' '^libmimalloc-sys [0-9.]*: MIT' 'Microsoft Corporation' '^refinery [0-9.]*: MIT' \
+        'with its authors, Katharina Fey'; do
+        grep -q "$licence" "$work/root/usr/share/doc/whatsnext/THIRD-PARTY" || die "the package does not say under which licences it is: $licence"
+    done
     (cd "$work" && DATABASE_URL_FILE=root/etc/whatsnext/secrets/database_url REDIS_URL_FILE=root/etc/whatsnext/secrets/redis_url \
         root/usr/bin/whatsnext serve --check --config root/etc/whatsnext/whatsnext.toml >"$work/settings")
     ! grep '^# warning' "$work/settings" || die "the configuration of the package is warned of"
 else
-    unchecked+=("Debian package: no cargo-deb (cargo install cargo-deb) or no dpkg-deb")
+    unchecked+=("Debian package: no cargo-deb (cargo install cargo-deb), dpkg-deb or python3")
 fi
 
 for thing in "${unchecked[@]}"; do

@@ -205,7 +205,7 @@ impl Api {
             access::Error::NoUser(_) => Error::bad_request(error.to_string()),
             other => other.into(),
         })?;
-        Ok(Created { location: format!("/keys/{}", info.id), body: MadeKey { key: key.expose().to_owned(), data: info.into() } })
+        Ok(self.made(&key, info))
     }
 
     /// Get the key that the request was sent with
@@ -246,7 +246,7 @@ impl Api {
         let hash = self.gate.verifier().hash(&key).await.map_err(busy)?;
         let grace = Duration::from_secs(body.into_inner().grace_seconds.get_u32().into());
         let info = self.gate.keys().rotate(old, &key, &hash, grace).await?;
-        Ok(Created { location: format!("/keys/{}", info.id), body: MadeKey { key: key.expose().to_owned(), data: info.into() } })
+        Ok(self.made(&key, info))
     }
 
     /// Revoke a key
@@ -296,6 +296,14 @@ impl Api {
         let key = self.gate.keys().store.get(id(&key_id)?).await?;
         self.gate.reset(&key).await?;
         Ok(Reply(self.gate.limit_of(&key).await?.into()))
+    }
+}
+
+impl Api {
+    /// The answer with a key that was just made, which may come back at once.
+    fn made(&self, key: &access::Key, info: KeyInfo) -> Created<MadeKey> {
+        self.gate.gave_out(info.id);
+        Created { location: format!("/keys/{}", info.id), body: MadeKey { key: key.expose().to_owned(), data: info.into() } }
     }
 }
 

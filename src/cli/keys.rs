@@ -97,7 +97,7 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let settings = arguments.config.load([])?.settings;
+    let settings = arguments.config.load_for_stores()?;
     let keys = open(&settings).await?;
     match &arguments.command {
         Command::Create(create) => {

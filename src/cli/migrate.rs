@@ -25,15 +25,15 @@ pub(super) struct Arguments {
 
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let effective = arguments.config.load([])?;
-    if effective.settings.database_pooler == DatabasePooler::Transaction {
+    let settings = arguments.config.load_for_stores()?;
+    if settings.database_pooler == DatabasePooler::Transaction {
         output::warn(
             "behind a pooler --lock-timeout does not hold, and what a step waits for keeps others waiting: give this PostgreSQL's own address, with \
              database_pooler=none",
         );
     }
     let patience = Patience { lock: arguments.lock_timeout, whole: arguments.patience };
-    let applied = migrate::run(&effective.settings, patience).await?;
+    let applied = migrate::run(&settings, patience).await?;
     match applied.as_slice() {
         [] => println!("The schema is up to date: version {}.", migrate::newest()),
         [only] => println!("Applied version {only}."),

@@ -17,7 +17,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Effective, Sources, is_secret, load};
+use crate::config::{Settings, Sources, is_secret, load};
 
 /// A job queue that labs, private clouds and research clusters run for themselves.
 #[derive(Debug, Parser)]
@@ -61,8 +61,15 @@ struct ConfigArguments {
 }
 
 impl ConfigArguments {
-    fn load(&self, more: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Effective> {
-        Ok(load(&self.sources(more)?)?)
+    fn load(&self) -> anyhow::Result<Settings> {
+        Ok(load(&self.sources(None)?)?.settings)
+    }
+
+    /// For a command that goes to the stores without serving.
+    fn load_for_stores(&self) -> anyhow::Result<Settings> {
+        let settings = self.load()?;
+        settings.refuse_out_of_range()?;
+        Ok(settings)
     }
 
     /// What to load, now and whenever it may have changed.

@@ -54,7 +54,7 @@ pub(super) struct Arguments {
 
 /// Fails unless the server of these settings answers 200 on this machine.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let settings = arguments.config.load(None)?.settings;
+    let settings = arguments.config.load()?;
     let host = match settings.host.trim_matches(['[', ']']) {
         "0.0.0.0" => "127.0.0.1",
         "::" => "::1",

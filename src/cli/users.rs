@@ -101,7 +101,7 @@ fn in_project(text: &str) -> Result<(i64, Role), String> {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let settings = arguments.config.load([])?.settings;
+    let settings = arguments.config.load_for_stores()?;
     let keys = open(&settings).await?;
     match &arguments.command {
         Command::Create { name, granted, json } => {

@@ -62,10 +62,32 @@ impl Settings {
     ///
     /// The first [`Refusal`] that applies.
     pub fn refuse_unsafe(&self) -> Result<(), Refusal> {
+        self.refuse_out_of_range()?;
         let (limit, batch) = (self.in_flight_limit_bytes, self.batch_limit_bytes.max(self.body_limit_bytes));
         if limit < 2 * batch {
             return Err(Refusal::InFlight { limit, batch });
         }
+        if !(0.0..=365_000.0).contains(&self.retention_days) {
+            return Err(Refusal::Retention(self.retention_days));
+        }
+        self.metrics_address()?;
+        let [certificate, key, clients] =
+            [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file].map(|file| !file.as_os_str().is_empty());
+        if certificate != key || (clients && !certificate) {
+            return Err(Refusal::HalfOfTls);
+        }
+        if !self.has_tls() && !self.allow_plaintext && !is_loopback(&self.host) {
+            return Err(Refusal::Plaintext { host: self.host.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether the numbers can be, which whoever goes to the stores must know, also without serving.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Range`].
+    pub fn refuse_out_of_range(&self) -> Result<(), Refusal> {
         let requests = i64::from(MAX_REQUESTS);
         let [connections, pool] = [self.max_connections, self.database_pool_size].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         for (name, value, least, most) in [
@@ -83,18 +105,6 @@ impl Settings {
             if !(least..=most).contains(&value) {
                 return Err(Refusal::Range { name, value, least, most });
             }
-        }
-        if !(0.0..=365_000.0).contains(&self.retention_days) {
-            return Err(Refusal::Retention(self.retention_days));
-        }
-        self.metrics_address()?;
-        let [certificate, key, clients] =
-            [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file].map(|file| !file.as_os_str().is_empty());
-        if certificate != key || (clients && !certificate) {
-            return Err(Refusal::HalfOfTls);
-        }
-        if !self.has_tls() && !self.allow_plaintext && !is_loopback(&self.host) {
-            return Err(Refusal::Plaintext { host: self.host.clone() });
         }
         Ok(())
     }

@@ -18,6 +18,16 @@ const TLS_PARAMETERS: [(&str, &str); 2] = [
     ("sslrootcert", "database_ca_file, with database_tls = \"verify-full\""),
 ];
 
+/// How long a connection is idle until it is asked whether the other side is still there, how long after that it is asked again, and after how many
+/// questions without an answer it is over: half a minute at most until it is noticed that a machine is gone. (Linux gives up as soon as a question was not
+/// answered and nothing was heard for [`SILENCE`].)
+const IDLE: Duration = Duration::from_secs(15);
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(5);
+const QUESTIONS: u32 = 3;
+
+/// After how long without an acknowledgement of what was sent a connection is over.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What is risky about the way to the database, if anything is.
 pub fn warning(settings: &Settings) -> Option<String> {
     let is_remote = connection_config(settings).is_ok_and(|config| is_remote(&config));
@@ -60,8 +70,10 @@ pub(super) fn connection_config(settings: &Settings) -> Result<Config, SetupErro
     config
         .application_name("whatsnext")
         .connect_timeout(Duration::from_secs(settings.database_connect_timeout_seconds))
-        .keepalives_idle(Duration::from_secs(15))
-        .tcp_user_timeout(Duration::from_secs(10))
+        .keepalives_idle(IDLE)
+        .keepalives_interval(BETWEEN_QUESTIONS)
+        .keepalives_retries(QUESTIONS)
+        .tcp_user_timeout(SILENCE)
         .ssl_mode(match settings.database_tls {
             DatabaseTls::Disable => SslMode::Disable,
             DatabaseTls::Prefer => SslMode::Prefer,
@@ -149,6 +161,18 @@ mod tests {
             "host=db hostaddr=127.0.0.1",
         ] {
             assert!(!warned(&[("database_url", url)]), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_gone_is_noticed_within_half_a_minute() {
+        for url in ["", "postgres://u@db/x", "postgres://u@db/x?keepalives=1&keepalives_idle=7200&tcp_user_timeout=0"] {
+            let config = connection_config(&settings(&[("database_url", url)])).expect("it describes a database");
+            let (idle, between) = (config.get_keepalives_idle(), config.get_keepalives_interval().expect("it is set"));
+            let questions = config.get_keepalives_retries().expect("it is set");
+            assert!(config.get_keepalives() && questions > 1, "{url}");
+            assert!(idle + between * questions <= Duration::from_secs(30), "{url}: {idle:?}, and {between:?} × {questions}");
+            assert!(config.get_tcp_user_timeout().is_some_and(|silence| *silence <= Duration::from_secs(10)), "{url}");
         }
     }
 

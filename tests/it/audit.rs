@@ -302,6 +302,9 @@ async fn no_secret_and_no_value_is_in_any_file() {
     }
     let (is_whole, said) = verify(&audit, &["--key-file", seal.to_str().unwrap()]);
     assert!(is_whole && said.contains("sealed with the key"), "{said}");
+    let last = said.lines().find_map(|line| line.strip_prefix("  last line: ")).unwrap();
+    let (is_whole, said) = verify(&audit, &["--known", last]);
+    assert!(!is_whole && said.lines().count() == 2 && said.contains("give it with --key-file"), "{said}");
 }
 
 /// What of a key's text is secret.

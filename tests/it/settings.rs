@@ -185,6 +185,20 @@ async fn limits_that_no_window_can_hold_are_refused_by_all_who_set_them() {
     assert!(is_good, "{said}");
 }
 
+/// Room for a pool is taken at once: this much would end the process in the middle.
+#[tokio::test]
+async fn a_pool_that_cannot_be_is_refused_by_all_who_would_make_it() {
+    const SIZE: &str = "4000000000000000000";
+    let database = TestDatabase::new().await;
+    let create = ["keys", "create", "--name", "k", "--role", "admin"];
+    let commands = COMMANDS.into_iter().filter(|arguments| arguments[0] != "probe").chain([&create[..]]);
+    for arguments in commands {
+        let (is_good, said) = said(program(&database).args(arguments).env("PORT", "0").env("DATABASE_POOL_SIZE", SIZE));
+        let expected = format!("whatsnext: database_pool_size is {SIZE}: it must be from 1 to 10000\n");
+        assert!(!is_good && said.ends_with(&expected), "{arguments:?}: expected {expected:?} last in {said:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_database_url_that_speaks_of_tls_is_refused_and_a_store_elsewhere_without_it_is_warned_of() {
     let database = TestDatabase::new().await;

@@ -1,12 +1,15 @@
 -- Extends the leases of attempts that live; no lease is extended any more once its client is to give up the job. Gives back what is left, for each.
 -- Their clients are alive, which is noted now and then, and first: clients' rows are locked before attempts'.
--- One array element an attempt: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's,
--- $6 log tail or null; $7 only of this client, or null for any
+-- One array element a heartbeat: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's,
+-- $6 log tail or null; $7 only of this client, or null for any. Of an attempt that comes twice what is said last counts, as if it had come later.
 with beats as materialized (
-    select beat.job_id, beat.number, max(beat.progress) as progress, max(beat.message) as message, max(beat.lease_seconds) as lease_seconds,
-           max(beat.log_tail) as log_tail
-    from unnest($1::bigint[], $2::integer[], $3::double precision[], $4::text[], $5::integer[], $6::text[])
-         as beat (job_id, number, progress, message, lease_seconds, log_tail)
+    select beat.job_id, beat.number,
+           (array_agg(beat.progress order by beat.place desc) filter (where beat.progress is not null))[1] as progress,
+           (array_agg(beat.message order by beat.place desc) filter (where beat.message is not null))[1] as message,
+           (array_agg(beat.lease_seconds order by beat.place desc) filter (where beat.lease_seconds is not null))[1] as lease_seconds,
+           (array_agg(beat.log_tail order by beat.place desc) filter (where beat.log_tail is not null))[1] as log_tail
+    from unnest($1::bigint[], $2::integer[], $3::double precision[], $4::text[], $5::integer[], $6::text[]) with ordinality
+         as beat (job_id, number, progress, message, lease_seconds, log_tail, place)
     group by beat.job_id, beat.number
 ), alive as (
     update clients

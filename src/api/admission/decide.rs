@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
+use tokio::time::sleep;
 
 use super::{
     Class, Subject,
@@ -131,9 +132,7 @@ impl Decider {
         if let Memory::Refused(refusal) = memory {
             return Err(refusal);
         }
-        let question = Question { subject, guard, windows: windows.to_vec() };
-        let (place, answer) = self.asked.ask(question).await;
-        match answer.map(|admissions| admissions.of(place)) {
+        match in_time(|| self.ask(subject, guard, windows)).await {
             Ok(Admission::Admitted { standings }) => {
                 if matches!(memory, Memory::Past) {
                     self.refused.forget(&(subject, class));
@@ -150,6 +149,12 @@ impl Decider {
             Ok(Admission::Gone) => Ok(Decision::Gone),
             Err(Away) => self.without_redis(),
         }
+    }
+
+    /// Asks together with whoever asks at the same time.
+    async fn ask(&self, subject: Subject, guard: Option<Guard>, windows: &[Window]) -> Result<Admission, Away> {
+        let (place, answer) = self.asked.ask(Question { subject, guard, windows: windows.to_vec() }).await;
+        answer.map(|admissions| admissions.of(place))
     }
 
     /// The refusal of a moment ago, if it still holds: 429.
@@ -227,6 +232,16 @@ impl Decider {
     }
 }
 
+/// What is answered, or answered a millisecond later if there is room then: windows are that much longer than who waited was told.
+async fn in_time<F: Future<Output = Result<Admission, Away>>>(ask: impl Fn() -> F) -> Result<Admission, Away> {
+    let answer = ask().await;
+    if !matches!(answer, Ok(Admission::Refused { retry_after_ms: Some(..=1), .. })) {
+        return answer;
+    }
+    sleep(Duration::from_millis(1)).await;
+    ask().await
+}
+
 /// A window of a minute. A limit that is larger than windows can have is as good as the largest.
 pub(super) fn window(name: &'static str, limit: u32, weight: u32, own_limit: bool) -> Window {
     Window { name, limit: limit.min(MAX_LIMIT), length: MINUTE, weight, own_limit }
@@ -254,5 +269,34 @@ fn refuse(refusal: &Refusal, policy: &'static str, subject: Subject) -> Error {
         Subject::Configured(place) => error.with_aside(Aside::LimitOfConfigured(place)),
         // Who only says to have a key may be anybody.
         Subject::Address(_) | Subject::KeyAt(..) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, time::Instant};
+
+    use super::*;
+
+    /// Whether somebody comes in who asks a window that has room so many milliseconds later, and how often it is asked.
+    async fn asked(wait_ms: u64) -> (bool, usize) {
+        let asked = RefCell::new(Vec::new());
+        let ask = || {
+            let mut asked = asked.borrow_mut();
+            let now = Instant::now();
+            asked.push(now);
+            let passed_ms = u64::try_from((now - asked[0]).as_millis()).expect("a moment");
+            ready(Ok(match wait_ms.saturating_sub(passed_ms) {
+                0 => Admission::Admitted { standings: Vec::new() },
+                left => Admission::Refused { standings: Vec::new(), retry_after_ms: Some(left) },
+            }))
+        };
+        let is_in = matches!(in_time(ask).await, Ok(Admission::Admitted { .. }));
+        (is_in, asked.into_inner().len())
+    }
+
+    #[tokio::test]
+    async fn who_comes_a_millisecond_early_is_let_in_and_nobody_else_is_asked_for_again() {
+        assert_eq!([asked(0).await, asked(1).await, asked(60_000).await], [(true, 1), (true, 2), (false, 1)]);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::access::KeyId;
 
-/// The ids of keys that were given out. It may lack those of the last seconds, and may have some that have ended since.
+/// The ids of keys that were given out. It may lack those that others gave out in the last seconds, and may have some that have ended since.
 #[derive(Default)]
 pub(super) struct Issued {
     ids: RwLock<HashSet<KeyId>>,

@@ -38,6 +38,11 @@ impl Gate {
     pub(in crate::api) fn user_of(&self, key: KeyId) -> Option<i64> {
         Some(self.0.known.get(&key)?.user.as_ref()?.id)
     }
+
+    /// Notes that a key was given out just now, so that nobody takes its id for one that was made up.
+    pub(in crate::api) fn gave_out(&self, key: KeyId) {
+        self.0.issued.add(vec![key]);
+    }
 }
 
 impl Inner {

@@ -149,6 +149,23 @@ fn who_computes_the_hashes_anew_is_found_by_the_key_or_by_a_hash_that_was_kept()
     assert!(faults(folder.path(), &keyed).concat().contains("nothing here is sealed with the key"), "a chain without a key in its place");
 }
 
+/// Nobody has looked for its lines, so nobody says that they are gone.
+#[test]
+fn of_a_chain_whose_key_was_not_given_it_is_said_what_to_do_and_nothing_else() {
+    let (folder, _) = log(&Seal::new("key"));
+    let kept = verify(folder.path(), &Seal::new("key"), &[], Allowed::default()).expect("it can be read").chains.remove(0).last;
+    let found =
+        |seal: Seal, known: &[chain::Anchor]| verify(folder.path(), &seal, known, Allowed::default()).expect("it can be read").faults;
+    let key = "its lines are sealed with a key that was not given, so nothing is known of them: give it with --key-file";
+    let expected = format!("chain {}: {key}", kept.chain);
+    assert_eq!(found(Seal::new(""), std::slice::from_ref(&kept)), std::slice::from_ref(&expected));
+    let another = "nothing here is sealed with the key that was given".to_owned();
+    assert_eq!(found(Seal::new("other"), std::slice::from_ref(&kept)), [expected, another]);
+    // Of another chain than that it is known that it is not there.
+    let gone = chain::Anchor { chain: format!("{}0", kept.chain), ..kept };
+    assert!(found(Seal::new(""), &[gone])[1].contains("line 20 is known to have been there, and is not"));
+}
+
 #[test]
 fn lines_cut_off_at_the_end_are_found_by_a_hash_that_was_kept_and_half_a_line_at_once() {
     let seal = Seal::new("");

@@ -62,11 +62,13 @@ pub fn verify(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) ->
 }
 
 fn look(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) -> io::Result<Report> {
-    let mut report = Report::default();
+    let (mut report, mut unread) = (Report::default(), Vec::new());
     for (chain, files) in list(folder)? {
         let is_keyed = is_keyed(&chain);
         if is_keyed && !(seal.is_keyed() && seal.is_of(&chain)) {
-            report.faults.push(format!("chain {chain}: its lines are sealed with a key that was not given"));
+            let what = "its lines are sealed with a key that was not given, so nothing is known of them: give it with --key-file";
+            report.faults.push(format!("chain {chain}: {what}"));
+            unread.push(chain);
             continue;
         }
         if seal.is_keyed() && !is_keyed && !allowed.unsealed {
@@ -81,7 +83,7 @@ fn look(folder: &Path, seal: &Seal, known: &[Anchor], allowed: Allowed) -> io::R
         let what = format!("chain {chain}: all of its files were taken away (if that was on purpose, remove {} too)", lock.display());
         report.faults.push(what);
     }
-    for anchor in known {
+    for anchor in known.iter().filter(|anchor| !unread.contains(&anchor.chain)) {
         let chain = report.chains.iter().find(|chain| chain.last.chain == anchor.chain);
         if chain.is_none_or(|chain| chain.last.line < anchor.line) {
             report.faults.push(format!("chain {}: line {} is known to have been there, and is not", anchor.chain, anchor.line));

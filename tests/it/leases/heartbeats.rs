@@ -1,6 +1,10 @@
 //! What heartbeats lock and what they leave behind.
 
 use serde_json::json;
+use whatsnext::queue::{
+    Bells, Policy,
+    jobs::{Beat, Store},
+};
 
 use super::World;
 use crate::support::{eventually, waiting_for_locks};
@@ -30,6 +34,35 @@ async fn a_heartbeat_and_the_end_of_its_client_do_not_lock_each_other_out() {
     assert_eq!((end.await.unwrap(), beat.await.unwrap()), (204, 200));
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(watcher.query_one(deadlocks, &[]).await.unwrap().get::<_, i64>(0), 0);
+    world.end().await;
+}
+
+/// What is greater, or comes later in the alphabet, is nothing to what was said last.
+#[tokio::test]
+async fn of_an_attempt_that_beats_twice_at_once_the_last_counts() {
+    let world = World::new().await;
+    let jobs = world.jobs(2).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 2, "lease_seconds": 60})).await, jobs);
+    let beat = |job_id, said: Option<(f64, &str, &str, i32)>| Beat {
+        job_id,
+        number: 1,
+        progress: said.map(|said| said.0),
+        message: said.map(|said| said.1.to_owned()),
+        log_tail: said.map(|said| said.2.to_owned()),
+        lease_seconds: said.map(|said| said.3),
+    };
+    let (early, late) = (Some((0.9, "validating", "step 9", 900)), Some((0.1, "again", "step 10", 100)));
+    let beats = [beat(jobs[0], early), beat(jobs[1], late), beat(jobs[0], late), beat(jobs[1], early), beat(jobs[0], None)];
+    let store = Store::new(world.database.database(), Policy::default(), Bells::default());
+    let mut left = store.heartbeats(&beats, Some("node")).await.unwrap();
+    left.sort_by_key(|left| left.job_id);
+    assert_eq!(left.iter().map(|left| left.job_id).collect::<Vec<_>>(), jobs, "each is told of once");
+    let database = world.database.connect().await;
+    for (job, last) in [(jobs[0], late), (jobs[1], early)] {
+        let stored = "select progress, message, log_tail, lease_seconds from attempts where job_id = $1";
+        let row = database.query_one(stored, &[&job]).await.unwrap();
+        assert_eq!(Some((row.get(0), row.get(1), row.get(2), row.get(3))), last, "of job {job}");
+    }
     world.end().await;
 }
 

@@ -199,6 +199,30 @@ async fn wrong_keys_of_who_does_not_wait_for_the_answer_are_counted() {
     panic!("expected that the limit of {LIMIT} failures is reached, though only {} keys came whose answer was waited for", LIMIT - 10);
 }
 
+/// Also one that shares its address with an attacker, for whom there is nothing else to tell it from a key that was made up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_just_made_is_heard_at_once_by_the_server_that_made_it() {
+    let database = TestDatabase::new().await;
+    let admin = make_key(&database, Grants::All(Role::Admin)).await;
+    let server = Process::start_with(&database, &[("DISABLE_AUTH", "false"), ("AUTH_FAILURES_PER_MINUTE", "5")]).await;
+    let admin = server.api.with_key(admin.expose());
+    admin.get("/projects").await.expect(200);
+    for expected in [401, 401, 401, 401, 401, 429] {
+        assert_eq!(server.api.with_key(Key::generate(KeyId::make()).expose()).get("/projects").await.status, expected);
+    }
+    // More than one: some would be made just before the server looks for new ones.
+    for _ in 0..3 {
+        let made = admin.post("/keys", json!({"name": "k", "role": "reader"})).await.expect(201);
+        let path = format!("/keys/{}/rotate", made["data"]["id"].as_str().unwrap());
+        let key = made["key"].as_str().unwrap();
+        assert_eq!(server.api.with_key(key).get("/projects").await.status, 200, "of a key that was just made");
+        let rotated = admin.post(&path, json!({})).await.expect(201);
+        let key = rotated["key"].as_str().unwrap();
+        assert_eq!(server.api.with_key(key).get("/projects").await.status, 200, "of its successor");
+    }
+    server.api.with_key(Key::generate(KeyId::make()).expose()).get("/projects").await.problem(429);
+}
+
 /// Keys that were made up are looked for in PostgreSQL. While that does not answer, whoever has a key or a token that the fleet knows does not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn made_up_keys_that_wait_for_postgresql_keep_no_good_one_of_their_address_waiting() {
