@@ -1,4 +1,4 @@
-//! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, which is asked once for all who ask the same
+//! Whether one more request of a subject may come in: from memory if it was just refused, by Redis, which is asked once for all who ask
 //! while it is being asked, or by this server alone while Redis is away.
 
 use std::{
@@ -106,14 +106,14 @@ pub(super) enum Decision {
 }
 
 impl Decider {
-    fn windows(&self) -> &Windows {
-        self.asked.asker()
-    }
-
     pub(super) fn new(redis: Redis, on_failure: RedisFailure) -> Self {
         let limits = Limits::new(redis.prefix());
         let asked = Batches::new(Windows { redis, limits });
         Self { asked, refused: Refused::default(), local: Local::default(), on_failure }
+    }
+
+    fn windows(&self) -> &Windows {
+        self.asked.asker()
     }
 
     /// Decides, by the subject's record too if there is a guard. `class` names what is asked, in memory.
