@@ -69,17 +69,9 @@ impl Store {
     async fn complete(&self, completion: Completion) -> Result<Attempt> {
         let Said { job_id, number, .. } = completion.said;
         let project_id = self.project_of(job_id).await?;
-        // Its children may be ready.
-        let ringing = self.bells.ring_after(project_id);
-        let completed = self.completions.make(project_id, completion).await;
-        ringing.end(&completed);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
-        match completed? {
-            Some(attempt) => {
-                self.has_room(attempt.client_id.as_deref());
-                self.tally.completed.one();
-                Ok(attempt)
-            }
+        match self.completions.make(project_id, completion).await? {
+            Some(attempt) => Ok(attempt),
             None => self.as_it_is(job_id, number, is_repeated).await,
         }
     }

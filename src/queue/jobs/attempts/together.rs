@@ -82,11 +82,14 @@ impl Changes for Completions {
     }
 
     async fn make_alone(&self, project_id: i64, change: &Completion) -> Result<Option<Attempt>> {
-        self.database.transaction(&Alone { project_id, said: &change.said, completion: Some(change) }).await
+        // What waited for it may be ready.
+        let ringing = self.bells.ring_after(project_id);
+        let made = self.database.transaction(&Alone { project_id, said: &change.said, completion: Some(change) }).await;
+        ringing.end(&made);
+        made
     }
 
-    fn follow(&self, project_id: i64, _: &Completion, ended: &Attempt) {
-        self.bells.ring(project_id);
+    fn follow(&self, _: i64, _: &Completion, ended: &Attempt) {
         if let Some(client_id) = &ended.client_id {
             self.bells.ring_for_client(client_id);
         }
