@@ -72,7 +72,8 @@ mod tests {
         assert!(poll!(&mut left).is_pending());
         drop(left);
         gate.add_permits(1);
-        assert_eq!(ends.recv().await, Some("left"), "it ends though nobody waits for it");
+        let ended = timeout(Duration::from_secs(10), ends.recv()).await.expect("it ends though nobody waits for it");
+        assert_eq!(ended, Some("left"));
         let mut stuck = work("stuck");
         assert!(poll!(&mut stuck).is_pending());
         drop(stuck);
