@@ -109,7 +109,7 @@ fn operations(settings: &Settings, state: &State) -> impl OpenApi + 'static {
         projects::Api { projects: projects.clone(), jobs: jobs.clone() },
         tasks::Api { tasks: queue::tasks::Store::new(database, bells), projects },
         jobs::Api { jobs: jobs.clone(), tasks, batch_limit },
-        attempts::Api { jobs: jobs.clone(), claims, clients: clients.clone(), lease_seconds },
+        attempts::Api { jobs: jobs.clone(), claims, lease_seconds },
         clients::Api { clients, jobs },
         keys::Api { gate: gate.clone() },
         tokens::Api { gate: gate.clone() },

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -19,7 +20,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::Result;
-use crate::redis::{Redis, messages::TOGETHER};
+use crate::redis::Redis;
 
 /// The bells of all projects in which anybody waits here; clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +58,8 @@ pub(in crate::queue) struct Ringing<'a> {
 }
 
 /// What was rung.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
 enum Rung {
     /// The bell of a project.
     Project(i64),
@@ -65,8 +67,28 @@ enum Rung {
     Client(String),
 }
 
-/// Before a client's id on the wire.
+/// Before a client's id on the wire, if that is all.
 const CLIENT: &str = "client:";
+
+/// What goes over the wire: a project's number, a client, or of what was rung together a JSON array, in which numbers are projects, and texts are clients. Without
+/// anything it is a probe.
+fn written(rings: &[Rung]) -> String {
+    match rings {
+        [] => "?".to_owned(),
+        [Rung::Project(project)] => project.to_string(),
+        [Rung::Client(client)] => format!("{CLIENT}{client}"),
+        several => serde_json::to_string(several).expect("numbers and texts are JSON"),
+    }
+}
+
+/// What came over the wire. Nothing of what nobody here understands.
+fn read(text: &str) -> Vec<Rung> {
+    match text.strip_prefix(CLIENT) {
+        Some(client) => vec![Rung::Client(client.to_owned())],
+        None if text.starts_with('[') => serde_json::from_str(text).unwrap_or_default(),
+        None => text.parse().map(Rung::Project).into_iter().collect(),
+    }
+}
 
 impl Bells {
     /// There may be something to claim, here and elsewhere.
@@ -211,6 +233,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How many projects and clients wait to be told of.
 const WAITING: usize = 4096;
 
+/// Of how many others are told at once.
+const TOGETHER: usize = 256;
+
 /// The channel on which servers tell each other.
 const CHANNEL: &str = "ready";
 
@@ -251,15 +276,7 @@ async fn send(redis: &Redis, server: Uuid, mut rung: mpsc::Receiver<Rung>, mut p
         // Many jobs of a project that end at once are one reason to look.
         rings.sort_unstable();
         rings.dedup();
-        let message = |ring: &Rung| match ring {
-            Rung::Project(project) => format!("{server} {project}"),
-            Rung::Client(client) => format!("{server} {CLIENT}{client}"),
-        };
-        let mut messages: Vec<String> = rings.iter().map(message).collect();
-        if messages.is_empty() {
-            messages.push(format!("{server} ?"));
-        }
-        if let Err(error) = sender.send(&messages).await {
+        if let Err(error) = sender.send(&format!("{server} {}", written(&rings))).await {
             {
                 let error: &dyn std::error::Error = &error;
                 tracing::debug!(error, "other servers were not told that there are jobs: they look by themselves");
@@ -280,10 +297,10 @@ async fn hear(redis: &Redis, server: Uuid, bells: &Bells, probe: mpsc::Sender<()
                     Ok(Some(message)) => {
                         is_silent = false;
                         if let Some((_, rung)) = message.split_once(' ').filter(|(from, _)| *from != server.to_string()) {
-                            match rung.strip_prefix(CLIENT) {
-                                Some(client) => bells.ring_here_for_client(client),
-                                None => drop(rung.parse().map(|project| bells.ring_here(project))),
-                            }
+                            read(rung).iter().for_each(|rung| match rung {
+                                Rung::Project(project) => bells.ring_here(*project),
+                                Rung::Client(client) => bells.ring_here_for_client(client),
+                            });
                         }
                     }
                     Ok(None) => break,
@@ -337,6 +354,22 @@ mod tests {
         assert!(!here.has_rung(), "nobody waits there any more");
         drop((one, else_));
         assert!(lock(&bells.watches).is_empty(), "who waits no longer is forgotten");
+    }
+
+    #[test]
+    fn what_was_rung_is_understood_elsewhere() {
+        let (project, client) = (Rung::Project(7), Rung::Client("gpu-node-1".to_owned()));
+        let tricky = Rung::Client("7\", [client: \n".to_owned());
+        for rings in
+            [vec![], vec![project.clone()], vec![client.clone()], vec![tricky.clone()], vec![project.clone(), client, tricky, project]]
+        {
+            assert_eq!(read(&written(&rings)), rings);
+        }
+        // One at a time is told as it always was.
+        assert_eq!((written(&[Rung::Project(7)]), written(&[Rung::Client("n".to_owned())])), ("7".to_owned(), "client:n".to_owned()));
+        for other in ["", "x", "[7", "[7, {}]", "{}"] {
+            assert_eq!(read(other), [], "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -6,16 +6,13 @@ use deadpool_redis::{Manager, Pool, Runtime, Timeouts};
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
-use redis::pipe;
+use redis::cmd;
 use tokio::time::timeout;
 
 use super::{Error, Redis, way::Way};
 
 /// How many connections send messages.
 const SENDERS: usize = 2;
-
-/// How many messages go out together.
-pub const TOGETHER: usize = 256;
 
 /// Sends messages on one channel.
 pub struct Sender {
@@ -56,33 +53,29 @@ impl Redis {
 }
 
 impl Sender {
-    /// Sends messages, in one round trip.
+    /// Sends a message.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]; they may have been sent all the same.
-    pub async fn send(&mut self, messages: &[String]) -> Result<(), Error> {
-        let sent = timeout(self.redis.timeout, self.try_send(messages)).await;
+    /// Any [`Error`]; it may have been sent all the same.
+    pub async fn send(&mut self, message: &str) -> Result<(), Error> {
+        let sent = timeout(self.redis.timeout, self.try_send(message)).await;
         let sent = sent.map_err(Error::from).and_then(|sent| sent);
         if sent.is_err() {
-            // The next ones look for the server anew: it may be another one by then.
+            // The next one looks for the server anew: it may be another one by then.
             self.pool = None;
         }
         sent
     }
 
-    async fn try_send(&mut self, messages: &[String]) -> Result<(), Error> {
+    async fn try_send(&mut self, message: &str) -> Result<(), Error> {
         let way = self.redis.way();
         let pool = match &self.pool {
             Some((known, pool)) if Arc::ptr_eq(known, &way) => pool,
             _ => &self.pool.insert((way.clone(), self.redis.pool(&way).await?)).1,
         };
         let mut connection = pool.get().await?;
-        let mut all = pipe();
-        for message in messages {
-            all.cmd("PUBLISH").arg(&self.channel).arg(message).ignore();
-        }
-        Ok(all.query_async(&mut connection).await?)
+        Ok(cmd("PUBLISH").arg(&self.channel).arg(message).exec_async(&mut connection).await?)
     }
 }
 

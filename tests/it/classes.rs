@@ -98,7 +98,14 @@ async fn nobody_speaks_for_the_client_of_somebody_else() {
         let refused = other.post(&format!("/jobs/{job}/attempts/1/{what}"), body).await;
         assert!(refused.problem(403).contains("was registered with another key"), "{what}");
     }
-    successor.post(&format!("/jobs/{job}/attempts/1/complete"), json!({})).await.expect(200);
+    successor.post(&format!("/jobs/{job}/attempts/1/start"), json!({})).await.expect(200);
+    let complete = format!("/jobs/{job}/attempts/1/complete");
+    let completed = successor.post(&complete, json!({})).await.expect(200);
+    // Whose it is comes first, also where nothing can be changed any more.
+    assert!(other.post(&complete, json!({})).await.problem(403).contains("was registered with another key"));
+    assert_eq!(owner.post(&complete, json!({})).await.expect(200), completed, "it is said again");
+    owner.post(&format!("/jobs/{job}/attempts/1/start"), json!({})).await.problem(409);
+    other.post(&format!("/jobs/{job}/attempts/2/start"), json!({})).await.problem(404);
     // Those that are nobody's are everybody's, and admins speak for all.
     other.post("/clients/anybodys/heartbeat", json!({})).await.expect(200);
     other.post("/clients/register", register("anybodys")).await.expect(201);

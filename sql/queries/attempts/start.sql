@@ -1,17 +1,23 @@
--- Notes that clients have begun with what they claimed, which extends their leases as heartbeats do. The rows are locked first, jobs before attempts; what
--- somebody else holds is passed over.
--- One array element an attempt, and what is there twice is done once: $1 job ids, $2 numbers
+-- Notes that clients have begun with what they claimed, which extends their leases as heartbeats do, and gives the attempts back with the places of those who
+-- said so. The rows are locked first, jobs before attempts, and each is looked up by itself; what somebody else holds is passed over, and so are clients that
+-- are somebody's, but neither the speaker's user's nor their key's own (attempts/may_report.sql knows of successors).
+-- One array element an attempt, and what is there twice is done once: $1 job ids, $2 numbers, $3 the speakers' users or null, $4 their keys, or null for
+-- who may speak for all
 with wanted as materialized (
-    select job_id, number
-    from unnest($1::bigint[], $2::integer[]) as w (job_id, number)
+    select job_id, number, speaker_user, speaker_key, position
+    from unnest($1::bigint[], $2::integer[], $3::bigint[], $4::text[]) with ordinality as w (job_id, number, speaker_user, speaker_key, position)
 ), locked as materialized (
-    select j.id, w.number
+    select w.position, w.job_id, w.number
     from wanted w
-    join jobs j on j.id = w.job_id
-    join attempts a on a.job_id = w.job_id and a.number = w.number
-    where j.attempt = w.number and j.status = 'QUEUED' and a.status = 'CLAIMED'
-    order by j.id
-    for no key update of j, a skip locked
+    cross join lateral (
+        select j.id
+        from jobs j
+        join attempts a on a.job_id = j.id and a.number = j.attempt
+        left join clients c on c.id = a.client_id
+        where j.id = w.job_id and j.attempt = w.number and j.status = 'QUEUED' and a.status = 'CLAIMED'
+          and (w.speaker_key is null or c.owner_key is null or c.owner_user = w.speaker_user or c.owner_key = w.speaker_key)
+        for no key update of j, a skip locked
+    ) as held
 ), begun as (
     update attempts
     set status = 'RUNNING', started_at = clock_timestamp(),
@@ -20,14 +26,15 @@ with wanted as materialized (
             else clock_timestamp() + make_interval(secs => lease_seconds)
         end
     from locked
-    where attempts.job_id = locked.id and attempts.number = locked.number
-    returning job_id, attempts.number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds, lease_expires_at,
-          cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
+    where attempts.job_id = locked.job_id and attempts.number = locked.number
+    returning attempts.job_id, attempts.number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds,
+          lease_expires_at, cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
 ), running as (
     update jobs
     set status = 'RUNNING', updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
     where id = any (array (select job_id from begun))
 )
-select job_id, number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds, lease_expires_at,
-       cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
-from begun
+select locked.position, begun.job_id, begun.number, client_id, status, cpu, accelerators, claimed_at, started_at, ended_at, lease_seconds,
+       lease_expires_at, cancel_requested, progress, message, result, error, exit_code, reason, log_tail, job_status, reported
+from locked
+join begun on begun.job_id = locked.job_id and begun.number = locked.number

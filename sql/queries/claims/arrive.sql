@@ -1,17 +1,18 @@
--- Locks clients until the transaction ends, and tells what they have in all, and whether they are there: who has signed off is there again only if it claims
--- anew.
+-- Locks clients until the transaction ends, and tells what they have in all, and whether they have not signed off, with the places of those who claim for them.
+-- Clients that are somebody's, but neither the speaker's user's nor their key's own, are passed over (clients/may_use.sql knows of successors).
 --
 -- One by one, in the order of their ids: compared with all ids at once, all clients would be read as long as there are not very many.
--- $1 client ids, $2 those of them that claim now
-select locked.id, locked.available_cpu, locked.available_accelerators, locked.is_active or locked.id = any ($2::text[]) as is_there
+-- One array element a claim: $1 client ids, $2 the speakers' users or null, $3 their keys, or null for who may speak for all
+select wanted.position, locked.available_cpu, locked.available_accelerators, locked.is_active
 from (
-    select distinct wanted.id collate "C" as id
-    from unnest($1::text[]) as wanted (id)
+    select w.id collate "C" as id, w.speaker_user, w.speaker_key, w.position
+    from unnest($1::text[], $2::bigint[], $3::text[]) with ordinality as w (id, speaker_user, speaker_key, position)
     order by 1
 ) as wanted
 cross join lateral (
-    select c.id, c.available_cpu, c.available_accelerators, c.is_active
+    select c.available_cpu, c.available_accelerators, c.is_active
     from clients c
     where c.id = wanted.id
+      and (wanted.speaker_key is null or c.owner_key is null or c.owner_user = wanted.speaker_user or c.owner_key = wanted.speaker_key)
     for no key update
 ) as locked

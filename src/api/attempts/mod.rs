@@ -24,7 +24,7 @@ use super::{
 use crate::{
     http::Connection,
     queue::{
-        self, Thing, clients,
+        self, Thing,
         jobs::{self, Claims, Outcome, Report, Resources, Wish},
     },
 };
@@ -39,8 +39,6 @@ pub struct Api {
     pub jobs: jobs::Store,
     /// Who claims them.
     pub claims: Claims,
-    /// Who may claim for whom.
-    pub clients: clients::Store,
     /// How long a lease lasts if the claim does not say it.
     pub lease_seconds: i32,
 }
@@ -65,12 +63,10 @@ impl Api {
             let msg = format!("must have at most {MAX_TASKS} tasks");
             return Err(Error::invalid(vec!["body".into(), "task_ids".into()], "out_of_range", msg).into());
         }
-        if let Some(owner) = caller.owner() {
-            self.clients.check(&claim.client_id.0, &owner).await?;
-        }
         let given = |amount: Option<Amount>| amount.map_or(i32::MAX, Amount::get_i32);
         let wish = Wish {
             client_id: claim.client_id.0,
+            speaker: caller.owner(),
             max_jobs: claim.max_jobs.get_u32() as usize,
             lease_seconds: claim.lease_seconds.map_or(self.lease_seconds, super::types::LeaseSeconds::get_i32),
             limit: Resources { cpu: given(claim.available_cpu), accelerators: given(claim.available_accelerators) },
@@ -144,8 +140,8 @@ impl Api {
         job_id: Path<i64>,
         attempt: Path<AttemptNumber>,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        self.check_report(&caller, *job_id, *attempt).await?;
-        Ok(Reply(self.jobs.start(*job_id, attempt.get_i32()).await?.into()))
+        self.check(&caller, Scope::Work, *job_id).await?;
+        Ok(Reply(self.jobs.start(*job_id, attempt.get_i32(), caller.owner()).await?.into()))
     }
 
     /// Extend a lease
@@ -159,7 +155,10 @@ impl Api {
         attempt: Path<AttemptNumber>,
         body: Body<Heartbeat>,
     ) -> Result<Reply<Lease>, Refusal<(NotFound, Conflict)>> {
-        self.check_report(&caller, *job_id, *attempt).await?;
+        self.check(&caller, Scope::Work, *job_id).await?;
+        if let Some(owner) = caller.owner() {
+            self.jobs.check_reporter(*job_id, attempt.get_i32(), &owner).await?;
+        }
         Ok(Reply(self.jobs.heartbeat(&body.into_inner().of(*job_id, *attempt)).await?.into()))
     }
 
@@ -219,15 +218,6 @@ impl Api {
         caller.check_on(scope, project_id, || Thing::Job(job_id))
     }
 
-    /// Whether a caller may say something of an attempt: in its project, and for its client.
-    async fn check_report(&self, caller: &Caller, job_id: i64, attempt: AttemptNumber) -> Result<(), Error> {
-        self.check(caller, Scope::Work, job_id).await?;
-        match caller.owner() {
-            Some(owner) => Ok(self.jobs.check_reporter(job_id, attempt.get_i32(), &owner).await?),
-            None => Ok(()),
-        }
-    }
-
     async fn report(
         &self,
         caller: &Caller,
@@ -235,7 +225,7 @@ impl Api {
         attempt: AttemptNumber,
         report: Report,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        self.check_report(caller, job_id, attempt).await?;
-        Ok(Reply(self.jobs.report(job_id, attempt.get_i32(), report).await?.into()))
+        self.check(caller, Scope::Work, job_id).await?;
+        Ok(Reply(self.jobs.report(job_id, attempt.get_i32(), report, caller.owner()).await?.into()))
     }
 }

@@ -43,10 +43,9 @@ impl Store {
     /// [`Error::OthersClient`].
     pub async fn check(&self, id: &str, owner: &Owner) -> Result<()> {
         let connection = self.database.client().await?;
-        let row = sql::MAY_USE.maybe(&connection, &[&id, &owner.user, &owner.key]).await?;
-        match row.is_none_or(|row| row.get("may_use")) {
-            true => Ok(()),
-            false => Err(Error::OthersClient(id.to_owned())),
+        match owner.may_use(&connection, id).await? {
+            Some(false) => Err(Error::OthersClient(id.to_owned())),
+            Some(true) | None => Ok(()),
         }
     }
 

@@ -20,7 +20,9 @@ impl Store {
         if project_id.is_some_and(|project_id| project_id != owner) {
             return Err(Error::NotFound(Thing::Job(id)));
         }
-        self.database.transaction(&Delete { id, project_id: owner }).await
+        let client_id = self.database.transaction(&Delete { id, project_id: owner }).await?;
+        self.has_room(client_id.as_deref());
+        Ok(())
     }
 
     /// Deletes a project's pending jobs, and the blocked ones that wait for one of them, so that nothing waits for what is gone. Returns
@@ -43,22 +45,23 @@ struct Delete {
 }
 
 impl Work for Delete {
-    type Output = ();
+    /// The client that ran it.
+    type Output = Option<String>;
     type Error = Error;
 
     fn project(&self) -> Option<i64> {
         Some(self.project_id)
     }
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<String>> {
         let Self { id, project_id } = self;
         lock(transaction, *id, Some(*project_id)).await?;
         if let Some(child) = sql::WAITING_CHILD.maybe(transaction, &[id]).await? {
             return Err(Error::Waited { for_what: format!("job {id}"), waiting: child.get("id"), name: child.get("name") });
         }
-        sql::DETACH_JOB.execute(transaction, &[id]).await?;
+        let tried = sql::DETACH_JOB.maybe(transaction, &[id]).await?;
         jobs::DELETE.execute(transaction, &[id]).await?;
-        Ok(())
+        Ok(tried.map(|row| row.get("client_id")))
     }
 }
 

@@ -8,6 +8,9 @@
 //! alone; if the database refuses a group, each of them does. So nobody waits for a lock that another one needs, or is told of what is wrong with another one's
 //! change. Only where it is not known whether a group was made, or no connection is to be had, all are told so.
 //! (Those who wait alone wait in the project's lane, and when they fill it groups wait behind them.)
+//!
+//! What follows from a change that was made is done by whatever made it, before anybody is told: so it is done also for those who have gone. A change that is being
+//! made when whoever asked for it goes away is made to its end, if that takes no longer than a moment ([`Lasting`]).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -17,6 +20,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
+use super::lasting::Lasting;
 use crate::{
     postgres,
     queue::{Error, Result},
@@ -32,9 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Changes of one kind, and how to make them.
 pub(super) trait Changes: Send + Sync + 'static {
     /// What is to be done.
-    type Change: Send + Sync;
+    type Change: Send + Sync + 'static;
     /// What came of it.
-    type Outcome: Send;
+    type Outcome: Send + 'static;
 
     /// How many bytes it has, about.
     fn bytes(change: &Self::Change) -> usize;
@@ -45,7 +49,7 @@ pub(super) trait Changes: Send + Sync + 'static {
     /// Makes one change that was left out, however long that takes: nothing if it cannot be made.
     fn make_alone(&self, project_id: i64, change: &Self::Change) -> impl Future<Output = Result<Option<Self::Outcome>>> + Send;
 
-    /// Does what follows from a change that was made, in place of whoever asked for it and has gone.
+    /// Does what follows from a change that was made, once.
     fn follow(&self, project_id: i64, change: &Self::Change, outcome: &Self::Outcome);
 }
 
@@ -94,17 +98,13 @@ impl<C: Changes> Groups<C> {
     pub(super) async fn make(&self, project_id: i64, change: C::Change) -> Result<Option<C::Outcome>> {
         let change = Arc::new(change);
         let made = match self.join(project_id, &change) {
-            Joined::First(turn) => {
-                let made = self.0.changes.make(project_id, &[&change]).await;
-                drop(turn);
-                made?.pop().flatten()
-            }
+            Joined::First(turn) => Lasting::new(turn.make_one(change.clone())).await?,
             // No answer only if what made it has ended in a panic, of which the log tells.
             Joined::Member(answer) => answer.await.unwrap_or(Err(Error::Unserved))?,
         };
         match made {
             Some(outcome) => Ok(Some(outcome)),
-            None => self.0.changes.make_alone(project_id, &change).await,
+            None => Lasting::new(self.0.clone().make_alone(project_id, change)).await,
         }
     }
 
@@ -127,9 +127,31 @@ impl<C: Changes> Shared<C> {
     fn waiting(&self) -> MutexGuard<'_, HashMap<i64, Vec<Member<C>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    async fn make_alone(self: Arc<Self>, project_id: i64, change: Arc<C::Change>) -> Result<Option<C::Outcome>> {
+        let made = self.changes.make_alone(project_id, &change).await?;
+        self.follow(project_id, &change, made.as_ref());
+        Ok(made)
+    }
+
+    fn follow(&self, project_id: i64, change: &C::Change, made: Option<&C::Outcome>) {
+        if let Some(outcome) = made {
+            self.changes.follow(project_id, change, outcome);
+        }
+    }
 }
 
 impl<C: Changes> Turn<C> {
+    /// Makes the first change.
+    async fn make_one(self, change: Arc<C::Change>) -> Result<Option<C::Outcome>> {
+        let (shared, project_id) = (self.shared.clone(), self.project_id);
+        let made = shared.changes.make(project_id, &[&change]).await;
+        drop(self);
+        let made = made?.pop().flatten();
+        shared.follow(project_id, &change, made.as_ref());
+        Ok(made)
+    }
+
     /// Makes changes together.
     async fn make(self, members: Vec<(Arc<C::Change>, Answer<C>)>) {
         let Self { shared, project_id } = &self;
@@ -141,9 +163,8 @@ impl<C: Changes> Turn<C> {
         match made {
             Ok(made) => {
                 for ((change, answer), outcome) in members.into_iter().zip(made) {
-                    if let Err(Ok(Some(outcome))) = answer.send(Ok(outcome)) {
-                        shared.changes.follow(project_id, &change, &outcome);
-                    }
+                    shared.follow(project_id, &change, outcome.as_ref());
+                    drop(answer.send(Ok(outcome)));
                 }
             }
             Err(error) if error.is_refusal() => {
@@ -194,155 +215,4 @@ impl<C: Changes> Drop for Turn<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::{Pin, pin};
-
-    use futures_util::{future::join_all, poll};
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    /// Tenfold what is even; what is odd is left out and made alone; with a 9 nothing can be made, and of what is made with a 7 nothing is known.
-    struct Tenfold {
-        gate: Semaphore,
-        together: Mutex<Vec<Vec<i64>>>,
-        alone: Mutex<Vec<i64>>,
-        followed: Mutex<Vec<i64>>,
-    }
-
-    impl Changes for Tenfold {
-        type Change = i64;
-        type Outcome = i64;
-
-        fn bytes(change: &i64) -> usize {
-            if *change > 1000 { MOST_BYTES / 2 } else { 1 }
-        }
-
-        async fn make(&self, _: i64, changes: &[&i64]) -> Result<Vec<Option<i64>>> {
-            self.together.lock().unwrap().push(changes.iter().map(|n| **n).collect());
-            self.gate.acquire().await.expect("it stays open").forget();
-            match changes {
-                changes if changes.contains(&&9) => Err(Error::InFlight),
-                changes if changes.contains(&&7) => Err(Error::Database(postgres::Error::Busy)),
-                changes => Ok(changes.iter().map(|n| (**n % 2 == 0).then_some(**n * 10)).collect()),
-            }
-        }
-
-        async fn make_alone(&self, _: i64, change: &i64) -> Result<Option<i64>> {
-            self.alone.lock().unwrap().push(*change);
-            if *change == 9 { Err(Error::InFlight) } else { Ok((*change > 1).then_some(change * 10)) }
-        }
-
-        fn follow(&self, _: i64, change: &i64, outcome: &i64) {
-            assert_eq!(*outcome, change * 10);
-            self.followed.lock().unwrap().push(*change);
-        }
-    }
-
-    fn groups() -> Groups<Tenfold> {
-        Groups::new(Tenfold { gate: Semaphore::new(0), together: Mutex::default(), alone: Mutex::default(), followed: Mutex::default() })
-    }
-
-    /// Changes of project 1, each begun and waiting for its answer.
-    async fn begun<'a>(groups: &'a Groups<Tenfold>, changes: &[i64]) -> Vec<Pin<Box<impl Future<Output = Option<Option<i64>>> + use<'a>>>> {
-        let mut begun = Vec::new();
-        for change in changes.iter().copied() {
-            let mut change = Box::pin(async move { groups.make(1, change).await.ok() });
-            assert!(poll!(change.as_mut()).is_pending());
-            begun.push(change);
-        }
-        begun
-    }
-
-    impl Groups<Tenfold> {
-        fn open(&self, changes: usize) {
-            self.0.changes.gate.add_permits(changes);
-        }
-
-        fn together(&self) -> Vec<Vec<i64>> {
-            self.0.changes.together.lock().unwrap().clone()
-        }
-
-        fn alone(&self) -> Vec<i64> {
-            let mut alone = self.0.changes.alone.lock().unwrap().clone();
-            alone.sort_unstable();
-            alone
-        }
-    }
-
-    #[tokio::test]
-    async fn the_first_is_made_at_once_and_those_who_come_meanwhile_together() {
-        let groups = groups();
-        let changes = begun(&groups, &[2, 4, 6, 3, 1]).await;
-        let mut other = pin!(groups.make(2, 8));
-        assert!(poll!(other.as_mut()).is_pending());
-        assert_eq!(groups.together(), [vec![2], vec![8]], "another project's waits for nobody");
-        groups.open(3);
-        assert_eq!(join_all(changes).await, [Some(Some(20)), Some(Some(40)), Some(Some(60)), Some(Some(30)), Some(None)]);
-        assert_eq!(other.await.expect("it was made"), Some(80));
-        assert_eq!(groups.together(), [vec![2], vec![8], vec![4, 6, 3, 1]]);
-        assert_eq!(groups.alone(), [1, 3], "those that were left out");
-        assert!(groups.0.waiting().is_empty(), "nothing is left of projects in which nothing happens");
-    }
-
-    #[tokio::test]
-    async fn what_is_wrong_with_one_is_not_told_to_the_others() {
-        let groups = groups();
-        let changes = begun(&groups, &[2, 4, 9, 6]).await;
-        groups.open(2);
-        assert_eq!(join_all(changes).await, [Some(Some(20)), Some(Some(40)), None, Some(Some(60))]);
-        assert_eq!(groups.together(), [vec![2], vec![4, 9, 6]]);
-        assert_eq!(groups.alone(), [4, 6, 9], "all of the group that failed");
-    }
-
-    #[tokio::test]
-    async fn where_it_is_not_known_whether_a_group_was_made_nobody_makes_it_again() {
-        let groups = groups();
-        let changes = begun(&groups, &[2, 4, 7]).await;
-        groups.open(2);
-        assert_eq!(join_all(changes).await, [Some(Some(20)), None, None]);
-        assert_eq!((groups.together(), groups.alone()), (vec![vec![2], vec![4, 7]], vec![]));
-    }
-
-    #[tokio::test]
-    async fn what_follows_is_done_for_whoever_went_away_while_it_was_made() {
-        let groups = groups();
-        let mut changes = begun(&groups, &[2, 4, 6]).await;
-        groups.open(1);
-        assert_eq!(changes.remove(0).await, Some(Some(20)));
-        while groups.together().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        drop(changes.remove(0));
-        groups.open(1);
-        assert_eq!(changes.remove(0).await, Some(Some(60)), "it was made with the one who went away");
-        assert_eq!(*groups.0.changes.followed.lock().unwrap(), [4], "those who are there do it themselves");
-    }
-
-    #[tokio::test]
-    async fn whoever_goes_away_leaves_it_to_the_others() {
-        let groups = groups();
-        let mut changes = begun(&groups, &[2, 4, 6, 8]).await;
-        drop(changes.remove(2));
-        drop(changes.remove(0));
-        groups.open(1);
-        assert_eq!(join_all(changes).await, [Some(Some(40)), Some(Some(80))]);
-        assert_eq!(groups.together(), [vec![2], vec![4, 8]], "who has gone before it was made is not made");
-        assert!(groups.0.waiting().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_group_has_a_size() {
-        let groups = groups();
-        let count = i64::try_from(MOST).unwrap() + 5;
-        let all: Vec<i64> = (0..=count).map(|n| n * 2).collect();
-        let changes = begun(&groups, &all).await;
-        groups.open(3);
-        assert_eq!(join_all(changes).await, all.iter().map(|n| Some(Some(n * 10))).collect::<Vec<_>>());
-        assert_eq!(groups.together().iter().map(Vec::len).collect::<Vec<_>>(), [1, MOST, 5]);
-        let changes = begun(&groups, &[0, 2000, 2002, 2004, 2]).await;
-        groups.open(3);
-        assert!(join_all(changes).await.iter().all(Option::is_some));
-        assert_eq!(groups.together()[3..], [vec![0], vec![2000, 2002], vec![2004, 2]], "in bytes, too");
-    }
-}
+mod tests;

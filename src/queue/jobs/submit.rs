@@ -15,7 +15,7 @@ use crate::{
         query::{Params, graph, jobs as sql, projects, tasks},
         types::Json,
     },
-    queue::{Bells, Error, Result, bells::Ringing},
+    queue::{Bells, Error, Result},
 };
 
 impl Store {
@@ -55,9 +55,7 @@ impl Store {
         let job = Arc::new(job);
         let jobs = std::slice::from_ref(&*job);
         if once.is_none() && job.depends.is_empty() {
-            let ringing = self.bells.ring_after(project_id);
             let created = self.creations.make(project_id, job.clone()).await;
-            self.added(&created, jobs, ringing);
             let created = self.explained(created, project_id, jobs).await?;
             return Ok(Submitted::Now(created.expect(ADDED)));
         }
@@ -67,16 +65,11 @@ impl Store {
     async fn add<W: Work<Error = Error>>(&self, project_id: i64, jobs: &[NewJob], work: W) -> Result<W::Output> {
         let ringing = self.bells.ring_after(project_id);
         let added = self.database.transaction(&work).await;
-        self.added(&added, jobs, ringing);
-        self.explained(added, project_id, jobs).await
-    }
-
-    /// Tells those who wait for jobs, and those who wait for the time of jobs.
-    fn added<T>(&self, added: &Result<T>, jobs: &[NewJob], ringing: Ringing<'_>) {
-        ringing.end(added);
+        ringing.end(&added);
         if let Some(due) = jobs.iter().filter_map(|job| job.not_before).min() {
             self.alarm.set(due);
         }
+        self.explained(added, project_id, jobs).await
     }
 
     /// A constraint says only that a task is not the project's; which one, and whether it is the project that is missing, is asked then.
@@ -156,22 +149,29 @@ impl Changes for Creations {
     }
 
     async fn make(&self, project_id: i64, jobs: &[&Arc<NewJob>]) -> Result<Vec<Option<Job>>> {
-        // One statement is its own transaction.
-        let client = self.database.client_for(project_id).await?;
         let jobs: Vec<&NewJob> = jobs.iter().map(|job| &***job).collect();
-        create(&client, project_id, &jobs, false).await
+        self.create(project_id, &jobs, false).await
     }
 
     async fn make_alone(&self, project_id: i64, job: &Arc<NewJob>) -> Result<Option<Job>> {
-        let client = self.database.client_for(project_id).await?;
-        Ok(create(&client, project_id, &[job], true).await?.pop().flatten())
+        Ok(self.create(project_id, &[job], true).await?.pop().flatten())
     }
 
-    fn follow(&self, project_id: i64, _: &Arc<NewJob>, job: &Job) {
-        self.bells.ring(project_id);
+    fn follow(&self, _: i64, _: &Arc<NewJob>, job: &Job) {
         if let Some(due) = job.not_before {
             self.alarm.set(due);
         }
+    }
+}
+
+impl Creations {
+    async fn create(&self, project_id: i64, jobs: &[&NewJob], waits: bool) -> Result<Vec<Option<Job>>> {
+        // One statement is its own transaction.
+        let client = self.database.client_for(project_id).await?;
+        let ringing = self.bells.ring_after(project_id);
+        let created = create(&client, project_id, jobs, waits).await;
+        ringing.end(&created);
+        created
     }
 }
 

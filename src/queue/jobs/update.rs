@@ -35,7 +35,11 @@ impl Store {
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
                 Err(Error::UnknownTask { project: change.project_id, task: change.job.task_id })
             }
-            updated => updated,
+            updated => {
+                let (job, client_id) = updated?;
+                self.has_room(client_id.as_deref());
+                Ok(job)
+            }
         }
     }
 }
@@ -48,14 +52,15 @@ struct Update<'a> {
 }
 
 impl Work for Update<'_> {
-    type Output = Step<Job>;
+    /// The job, and the client whose attempt ended.
+    type Output = Step<(Job, Option<String>)>;
     type Error = Error;
 
     fn project(&self) -> Option<i64> {
         Some(self.change.project_id)
     }
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<Job>> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<(Job, Option<String>)>> {
         let Self { id, change, graph } = *self;
         // Parents before the job, those of now and those to be: whoever completes a parent holds its row and then wants the job's, and
         // would count down for an edge that is gone by then.
@@ -97,11 +102,13 @@ impl Work for Update<'_> {
         };
         let NewJob { name, task_id, parameters, priority, .. } = &change.job;
         jobs::UPDATE.execute(transaction, &[&id, name, task_id, &Json(&**parameters), &target.as_str(), priority]).await?;
+        let mut client_id = None;
         if locked.status.is_live() && target != locked.status {
-            attempts::FOLLOW.execute(transaction, &[&id, &locked.attempt, &target.as_str(), &KEPT]).await?;
+            let followed = attempts::FOLLOW.maybe(transaction, &[&id, &locked.attempt, &target.as_str(), &KEPT]).await?;
+            client_id = followed.and_then(|row| row.get("client_id"));
         }
         propagate(transaction, &locked, target).await?;
-        Ok(Step::Done(store::job(&jobs::GET.one(transaction, &[&id]).await?)))
+        Ok(Step::Done((store::job(&jobs::GET.one(transaction, &[&id]).await?), client_id)))
     }
 }
 

@@ -67,7 +67,7 @@ async fn a_lease_that_ends_counts_as_a_failure_that_is_reported() {
     assert!(store.sweep_leases().await.unwrap().is_more, "so many may have been joined by others meanwhile");
     for row in client.query("select id from jobs where name::integer % 2 = 0", &[]).await.unwrap() {
         let outcome = Outcome::Failed { error: String::new(), exit_code: None, retryable: true };
-        store.report(row.get(0), 1, Report { outcome, log_tail: None }).await.unwrap();
+        store.report(row.get(0), 1, Report { outcome, log_tail: None }, None).await.unwrap();
     }
     let compared = "select a.max_attempts, a.backoff_seconds, a.task_id, a.status, b.status as reported, a.failed_attempts, b.failed_attempts as counted,
                            a.wait as wait, b.wait as told

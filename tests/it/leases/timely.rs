@@ -98,3 +98,36 @@ async fn a_client_waits_for_its_own_lease_to_end_and_no_longer() {
     assert!(late[5] < chrono::Duration::milliseconds(600), "expected most answers as soon as the lease has ended: {late:?}");
     world.end().await;
 }
+
+/// So does the claim of a client whose job somebody sets to another status, or deletes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_waits_for_its_job_to_be_taken_from_it_and_no_longer() {
+    let world = World::new().await;
+    world.client("node", 1, 0).await;
+    for is_deleted in [false, true] {
+        let mut late = Vec::new();
+        let mut job = world.job("j").await;
+        assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 3600})).await, [job]);
+        for n in 0..7 {
+            let next = world.job("next").await;
+            if n % 2 == 1 {
+                world.say(job, 1, "start", json!({})).await.expect(200);
+            }
+            let waits = world.waiting(&world.api).await;
+            let began = Instant::now();
+            match is_deleted {
+                true => drop(world.api.delete(&format!("/jobs/{job}")).await.expect(204)),
+                false => drop(world.api.set_status(job, ["COMPLETED", "FAILED", "CANCELLED"][n % 3]).await),
+            }
+            let (at, claimed) = waits.await.unwrap();
+            assert_eq!(claimed["jobs"][0]["job"]["id"], next);
+            late.push(at - began);
+            job = next;
+        }
+        late.sort_unstable();
+        // By chance a look falls in the right moment, but not six times of seven.
+        assert!(late[5] < Duration::from_millis(600), "expected most answers at once (deleted: {is_deleted}): {late:?}");
+        world.api.delete(&format!("/jobs/{job}")).await.expect(204);
+    }
+    world.end().await;
+}

@@ -1,8 +1,9 @@
 //! What a client reports of its attempt, and what becomes of the job.
 
-use serde_json::value::RawValue;
-
-use super::{Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale, together::Completion};
+use super::{
+    Attempt, AttemptStatus, KEPT, Outcome, Reason, Report, attempt, stale,
+    together::{Completion, Said},
+};
 use crate::{
     postgres::{
         Transaction,
@@ -25,37 +26,35 @@ impl Store {
     ///
     /// [`Error::OthersClient`].
     pub async fn check_reporter(&self, job_id: i64, number: i32, owner: &Owner) -> Result<()> {
-        let client = self.database.client().await?;
-        let row = sql::MAY_REPORT.maybe(&client, &[&job_id, &number, &owner.user, &owner.key]).await?;
-        match row.filter(|row| !row.get::<_, bool>("may_use")) {
-            Some(row) => Err(Error::OthersClient(row.get("id"))),
-            None => Ok(()),
-        }
+        owner.check_attempt(&self.database.client().await?, job_id, number).await
     }
 
-    /// Notes that a client has begun.
+    /// Notes that a client has begun, as somebody says: nobody in particular for whoever may speak for all clients.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Stale`].
-    pub async fn start(&self, job_id: i64, number: i32) -> Result<Attempt> {
+    /// [`Error::NotFound`], [`Error::OthersClient`], [`Error::Stale`].
+    pub async fn start(&self, job_id: i64, number: i32, by: Option<Owner>) -> Result<Attempt> {
         let project_id = self.project_of(job_id).await?;
-        match self.starts.make(project_id, (job_id, number)).await? {
+        match self.starts.make(project_id, Said { job_id, number, by }).await? {
             Some(attempt) => Ok(attempt),
             None => self.as_it_is(job_id, number, |attempt| attempt.status == AttemptStatus::Running).await,
         }
     }
 
-    /// Ends an attempt as its client says.
+    /// Ends an attempt as its client says, or somebody for it: nobody in particular for whoever may speak for all clients.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::Stale`] if it ended in another way.
-    pub async fn report(&self, job_id: i64, number: i32, report: Report) -> Result<Attempt> {
+    /// [`Error::NotFound`], [`Error::OthersClient`]; [`Error::Stale`] if it ended in another way.
+    pub async fn report(&self, job_id: i64, number: i32, report: Report, by: Option<Owner>) -> Result<Attempt> {
         let Report { outcome, log_tail } = report;
         match outcome {
-            Outcome::Completed(result) => self.complete(job_id, number, result, log_tail).await,
+            Outcome::Completed(result) => self.complete(Completion { said: Said { job_id, number, by }, result, log_tail }).await,
             Outcome::Failed { .. } | Outcome::Released(_) => {
+                if let Some(owner) = &by {
+                    self.check_reporter(job_id, number, owner).await?;
+                }
                 let (attempt, is_new) = self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await?;
                 if is_new {
                     self.has_room(attempt.client_id.as_deref());
@@ -67,19 +66,12 @@ impl Store {
     }
 
     /// Nothing is asked of other jobs but a count, so this does without asking what the job is to become.
-    async fn complete(&self, job_id: i64, number: i32, result: Option<Box<RawValue>>, log_tail: Option<String>) -> Result<Attempt> {
+    async fn complete(&self, completion: Completion) -> Result<Attempt> {
+        let Said { job_id, number, .. } = completion.said;
         let project_id = self.project_of(job_id).await?;
-        // Its children may be ready.
-        let ringing = self.bells.ring_after(project_id);
-        let completed = self.completions.make(project_id, Completion { job_id, number, result, log_tail }).await;
-        ringing.end(&completed);
         let is_repeated = |attempt: &Attempt| attempt.reported && attempt.status == AttemptStatus::Completed;
-        match completed? {
-            Some(attempt) => {
-                self.has_room(attempt.client_id.as_deref());
-                self.tally.completed.one();
-                Ok(attempt)
-            }
+        match self.completions.make(project_id, completion).await? {
+            Some(attempt) => Ok(attempt),
             None => self.as_it_is(job_id, number, is_repeated).await,
         }
     }

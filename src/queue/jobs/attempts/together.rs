@@ -1,9 +1,9 @@
 //! Reports that are made together: of clients that have begun, and of those that are done.
+//!
+//! Whether somebody may speak for a client is asked by the statements that do the work, of what it takes no look at other keys to tell: whoever has
+//! succeeded the key that registered it is left out of the group, like those who may not.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::value::RawValue;
 
@@ -11,13 +11,10 @@ use super::{Attempt, attempt};
 use crate::{
     postgres::{Database, Executor, Row, Transaction, Work, query::attempts as sql, types::Json},
     queue::{
-        Bells, Error, Result,
+        Bells, Error, Owner, Result,
         jobs::{graph::adjust_children, group::Changes, tally::Tally},
     },
 };
-
-/// A job, and the number of its attempt.
-type Named = (i64, i32);
 
 /// That clients have begun with what they claimed.
 pub(in crate::queue::jobs) struct Starts(pub(in crate::queue::jobs) Database);
@@ -29,32 +26,46 @@ pub(in crate::queue::jobs) struct Completions {
     pub(in crate::queue::jobs) tally: Arc<Tally>,
 }
 
-/// What a client says of what it has done.
-pub(in crate::queue::jobs) struct Completion {
+/// An attempt of which somebody says something.
+#[derive(Debug)]
+pub(in crate::queue::jobs) struct Said {
     pub(super) job_id: i64,
     pub(super) number: i32,
+    /// Who says it: nothing for whoever may speak for all clients.
+    pub(super) by: Option<Owner>,
+}
+
+impl Said {
+    fn name(&self) -> (i64, i32) {
+        (self.job_id, self.number)
+    }
+}
+
+/// What a client says of what it has done.
+pub(in crate::queue::jobs) struct Completion {
+    pub(super) said: Said,
     pub(super) result: Option<Box<RawValue>>,
     pub(super) log_tail: Option<String>,
 }
 
 impl Changes for Starts {
-    type Change = Named;
+    type Change = Said;
     type Outcome = Attempt;
 
-    fn bytes(_: &Named) -> usize {
-        size_of::<Named>()
+    fn bytes(_: &Said) -> usize {
+        size_of::<Said>()
     }
 
-    async fn make(&self, project_id: i64, changes: &[&Named]) -> Result<Vec<Option<Attempt>>> {
+    async fn make(&self, project_id: i64, changes: &[&Said]) -> Result<Vec<Option<Attempt>>> {
         let client = self.0.client_for(project_id).await?;
         start(&client, changes).await
     }
 
-    async fn make_alone(&self, project_id: i64, (job_id, number): &Named) -> Result<Option<Attempt>> {
-        self.0.transaction(&Alone { project_id, job_id: *job_id, number: *number, completion: None }).await
+    async fn make_alone(&self, project_id: i64, said: &Said) -> Result<Option<Attempt>> {
+        self.0.transaction(&Alone { project_id, said, completion: None }).await
     }
 
-    fn follow(&self, _: i64, _: &Named, _: &Attempt) {}
+    fn follow(&self, _: i64, _: &Said, _: &Attempt) {}
 }
 
 impl Changes for Completions {
@@ -71,12 +82,14 @@ impl Changes for Completions {
     }
 
     async fn make_alone(&self, project_id: i64, change: &Completion) -> Result<Option<Attempt>> {
-        let Completion { job_id, number, .. } = *change;
-        self.database.transaction(&Alone { project_id, job_id, number, completion: Some(change) }).await
+        // What waited for it may be ready.
+        let ringing = self.bells.ring_after(project_id);
+        let made = self.database.transaction(&Alone { project_id, said: &change.said, completion: Some(change) }).await;
+        ringing.end(&made);
+        made
     }
 
-    fn follow(&self, project_id: i64, _: &Completion, ended: &Attempt) {
-        self.bells.ring(project_id);
+    fn follow(&self, _: i64, _: &Completion, ended: &Attempt) {
         if let Some(client_id) = &ended.client_id {
             self.bells.ring_for_client(client_id);
         }
@@ -99,24 +112,29 @@ impl Work for Complete<'_> {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<Option<Attempt>>> {
-        let (jobs, numbers): (Vec<i64>, Vec<i32>) = self.completions.iter().map(|one| (one.job_id, one.number)).unzip();
-        let locked = sql::LOCK_JOBS.all(transaction, &[&jobs, &numbers]).await?;
+        let Columns { jobs, numbers, users, keys } = columns(self.completions.iter().map(|one| &one.said));
+        let locked = sql::LOCK_JOBS.all(transaction, &[&jobs, &numbers, &users, &keys]).await?;
+        let mut completed: Vec<Option<Attempt>> = self.completions.iter().map(|_| None).collect();
         // Each once: of what comes twice, the second is a repetition.
-        let mut locked: HashSet<Named> = locked.iter().map(|row| (row.get("job_id"), row.get("number"))).collect();
-        let first: Vec<&Completion> = self.completions.iter().copied().filter(|one| locked.remove(&(one.job_id, one.number))).collect();
-        let mut completed = match first.is_empty() {
-            true => HashMap::new(),
-            false => by_name(&complete(transaction, &first, false).await?),
-        };
-        Ok(self.completions.iter().map(|one| completed.remove(&(one.job_id, one.number))).collect())
+        let mut places = HashMap::new();
+        for place in locked.iter().map(place) {
+            places.entry(self.completions[place].said.name()).or_insert(place);
+        }
+        if !places.is_empty() {
+            let first: Vec<&Completion> = places.values().map(|place| self.completions[*place]).collect();
+            for attempt in complete(transaction, &first, false).await?.iter().map(attempt) {
+                let place = places[&(attempt.job_id, attempt.number)];
+                completed[place] = Some(attempt);
+            }
+        }
+        Ok(completed)
     }
 }
 
 /// One report, however long it takes to get hold of its job.
 struct Alone<'a> {
     project_id: i64,
-    job_id: i64,
-    number: i32,
+    said: &'a Said,
     /// That it is done; without that, that it begins.
     completion: Option<&'a Completion>,
 }
@@ -130,13 +148,20 @@ impl Work for Alone<'_> {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Attempt>> {
-        let Self { job_id, number, completion, .. } = self;
+        let Self { said: Said { job_id, number, by }, completion, .. } = self;
+        if let Some(owner) = by {
+            // Before anything is waited for.
+            owner.check_attempt(transaction, *job_id, *number).await?;
+        }
         if sql::LOCK_JOB.maybe(transaction, &[job_id, number]).await?.is_none() {
             return Ok(None);
         }
         // A heartbeat may have it.
         sql::LOCK.maybe(transaction, &[job_id, number]).await?;
-        let Some(completion) = completion else { return Ok(start(transaction, &[&(*job_id, *number)]).await?.pop().flatten()) };
+        let Some(completion) = completion else {
+            let said = Said { job_id: *job_id, number: *number, by: None };
+            return Ok(start(transaction, &[&said]).await?.pop().flatten());
+        };
         let rows = complete(transaction, &[completion], true).await?;
         if !rows.is_empty() {
             adjust_children(transaction, *job_id, -1).await?;
@@ -145,21 +170,42 @@ impl Work for Alone<'_> {
     }
 }
 
-async fn start(executor: &impl Executor, attempts: &[&Named]) -> Result<Vec<Option<Attempt>>> {
-    let (jobs, numbers): (Vec<i64>, Vec<i32>) = attempts.iter().copied().copied().unzip();
-    let started = by_name(&sql::START.all(executor, &[&jobs, &numbers]).await?);
-    // Who says it twice is told the same twice.
-    Ok(attempts.iter().map(|named| started.get(*named).cloned()).collect())
+/// Who says it twice is told the same twice.
+async fn start(executor: &impl Executor, attempts: &[&Said]) -> Result<Vec<Option<Attempt>>> {
+    let Columns { jobs, numbers, users, keys } = columns(attempts.iter().copied());
+    let mut started: Vec<Option<Attempt>> = attempts.iter().map(|_| None).collect();
+    for row in sql::START.all(executor, &[&jobs, &numbers, &users, &keys]).await? {
+        started[place(&row)] = Some(attempt(&row));
+    }
+    Ok(started)
 }
 
 /// Completes jobs whose rows are locked.
 async fn complete(transaction: &Transaction<'_>, completions: &[&Completion], with_children: bool) -> Result<Vec<Row>> {
-    let (jobs, numbers): (Vec<i64>, Vec<i32>) = completions.iter().map(|one| (one.job_id, one.number)).unzip();
+    let Columns { jobs, numbers, .. } = columns(completions.iter().map(|one| &one.said));
     let results: Vec<Option<Json<&RawValue>>> = completions.iter().map(|one| one.result.as_deref().map(Json)).collect();
     let tails: Vec<Option<&str>> = completions.iter().map(|one| one.log_tail.as_deref()).collect();
     Ok(sql::COMPLETE.all(transaction, &[&jobs, &numbers, &results, &tails, &with_children]).await?)
 }
 
-fn by_name(rows: &[Row]) -> HashMap<Named, Attempt> {
-    rows.iter().map(attempt).map(|attempt| ((attempt.job_id, attempt.number), attempt)).collect()
+/// Attempts, and who says something of them, as statements take them: one array element an attempt.
+struct Columns<'a> {
+    jobs: Vec<i64>,
+    numbers: Vec<i32>,
+    users: Vec<Option<i64>>,
+    keys: Vec<Option<&'a str>>,
+}
+
+fn columns<'a>(said: impl Iterator<Item = &'a Said> + Clone) -> Columns<'a> {
+    Columns {
+        jobs: said.clone().map(|said| said.job_id).collect(),
+        numbers: said.clone().map(|said| said.number).collect(),
+        users: said.clone().map(|said| said.by.as_ref().and_then(|owner| owner.user)).collect(),
+        keys: said.map(|said| said.by.as_ref().map(|owner| owner.key.as_str())).collect(),
+    }
+}
+
+/// The place that a row names. Places begin at 1.
+fn place(row: &Row) -> usize {
+    usize::try_from(row.get::<_, i64>("position") - 1).expect("it is the place of an array element")
 }

@@ -21,13 +21,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use quick_cache::sync::Cache;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
-    queue::{Error, Result, bells::Watch},
+    queue::{Error, Owner, Result, bells::Watch},
 };
 pub(super) use marks::{Marks, Places};
 
@@ -36,6 +37,8 @@ pub(super) use marks::{Marks, Places};
 pub struct Wish {
     /// The client, which must be registered.
     pub client_id: String,
+    /// Who claims for it: nothing for whoever may speak for all clients.
+    pub speaker: Option<Owner>,
     /// How many jobs at most.
     pub max_jobs: usize,
     /// How long each is its own, unless it says more.
@@ -65,9 +68,14 @@ pub struct Claims {
     jobs: Store,
     queues: Arc<Mutex<HashMap<i64, Vec<Claim>>>>,
     numbers: Arc<AtomicU64>,
+    /// Clients, with keys that are not those that registered them, and have succeeded them.
+    successors: Arc<Cache<(String, String), ()>>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
+
+/// Of how many clients it is remembered that another key speaks for them.
+const REMEMBERED: usize = 10_000;
 
 /// More than anybody has.
 const ANYTHING: Resources = Resources { cpu: i32::MAX, accelerators: i32::MAX };
@@ -113,17 +121,40 @@ impl Claim {
 impl Claims {
     /// Claims on these jobs. `tasks` is what a server waits for before it exits; when `closing` is cancelled, nobody waits any more.
     pub fn new(jobs: Store, tasks: TaskTracker, closing: CancellationToken) -> Self {
-        Self { jobs, queues: Arc::default(), numbers: Arc::default(), tasks, closing }
+        let successors = Arc::new(Cache::new(REMEMBERED));
+        Self { jobs, queues: Arc::default(), numbers: Arc::default(), successors, tasks, closing }
     }
 
     /// Claims jobs of a project, and waits for the first if there are none. None after that time.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for the project or the client.
-    pub async fn claim(&self, project_id: i64, wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
-        let (answer, answered) = oneshot::channel();
+    /// [`Error::OthersClient`]; [`Error::NotFound`] for the project or the client.
+    pub async fn claim(&self, project_id: i64, mut wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let until = Instant::now() + wait;
+        let Some(speaker) = wish.speaker.clone() else { return self.ask(project_id, wish, until).await };
+        // A round knows nothing of successors. It is asked first all the same: most clients are those of the keys that speak for them.
+        let pair = (wish.client_id.clone(), speaker.key.clone());
+        if self.successors.get(&pair).is_none() {
+            match self.ask(project_id, wish.clone(), until).await {
+                Err(Error::OthersClient(_)) => {}
+                asked => return asked,
+            }
+        }
+        let may_use = speaker.may_use(&self.jobs.database.client().await?, &wish.client_id).await?;
+        match may_use {
+            Some(false) => return Err(Error::OthersClient(wish.client_id)),
+            Some(true) => self.successors.insert(pair, ()),
+            // That there is none is told by the round.
+            None => {}
+        }
+        wish.speaker = None;
+        self.ask(project_id, wish, until).await
+    }
+
+    /// [`Error::OthersClient`] also where only the speaker's key is not known to have succeeded another one, or where there is no client.
+    async fn ask(&self, project_id: i64, wish: Wish, until: Instant) -> Result<Handover<Vec<Granted>>> {
+        let (answer, answered) = oneshot::channel();
         let is_first = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = !queues.contains_key(&project_id);

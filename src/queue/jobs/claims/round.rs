@@ -40,8 +40,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 pub(super) struct Round<'a> {
     pub(super) project_id: i64,
     pub(super) wishes: &'a [Wish],
-    /// The clients among them that claim now, and have not waited before.
-    pub(super) newcomers: Vec<&'a str>,
+    /// Whether each is claimed now, and has not waited before.
+    pub(super) are_new: Vec<bool>,
     /// Where to begin to look. If the transaction is rolled back, what it had taken may lie before a mark until it is looked at all of it again.
     pub(super) marks: &'a Mutex<Marks>,
 }
@@ -125,8 +125,10 @@ impl Work for Round<'_> {
         // Where there is nothing there may be no project.
         let is_nothing = share.found.iter().all(|found| found.jobs.as_ref().map_or(true, Vec::is_empty));
         if is_nothing && projects::GET.maybe(transaction, &[&self.project_id]).await?.is_none() {
-            let none = |found: Found| Found { jobs: Err(Error::NotFound(Thing::Project(self.project_id))), ..found };
-            return Ok(share.found.into_iter().map(none).collect());
+            // Who may not speak for a client is told so first.
+            for found in share.found.iter_mut().filter(|found| !matches!(found.jobs, Err(Error::OthersClient(_)))) {
+                found.jobs = Err(Error::NotFound(Thing::Project(self.project_id)));
+            }
         }
         Ok(share.found)
     }
@@ -179,11 +181,13 @@ impl Round<'_> {
     async fn share(&self, transaction: &Transaction<'_>) -> Result<Share<'_>> {
         let (clients, free) = self.clients(transaction).await?;
         let (mut takers, mut found) = (Vec::with_capacity(self.wishes.len()), Vec::with_capacity(self.wishes.len()));
-        for wish in self.wishes {
-            let client = clients.get(wish.client_id.as_str());
-            let unknown = || Error::NotFound(Thing::Client(wish.client_id.clone()));
-            let is_there = client.copied().unwrap_or_default();
-            found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(unknown), room: Resources::default(), is_there });
+        for (wish, client) in self.wishes.iter().zip(clients) {
+            let passed_over = || match wish.speaker {
+                Some(_) => Error::OthersClient(wish.client_id.clone()),
+                None => Error::NotFound(Thing::Client(wish.client_id.clone())),
+            };
+            let is_there = client.unwrap_or_default();
+            found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(passed_over), room: Resources::default(), is_there });
             takers.push(Taker {
                 client: &wish.client_id,
                 wants: if is_there { wish.max_jobs } else { 0 },
@@ -194,30 +198,36 @@ impl Round<'_> {
         Ok(Share { takers, free, found })
     }
 
-    /// Locks the clients, and tells of each whether it is there, and what it has left.
-    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(HashMap<&str, bool>, HashMap<&str, Resources>)> {
+    /// Locks the clients. Tells of each wish whether its client is there, or nothing if there is none for which its speaker is known to speak; and what the
+    /// clients have left.
+    async fn clients(&self, transaction: &Transaction<'_>) -> Result<(Vec<Option<bool>>, HashMap<&str, Resources>)> {
         let ids: Vec<&str> = self.wishes.iter().map(|wish| wish.client_id.as_str()).collect();
-        let rows = sql::ARRIVE.all(transaction, &[&ids, &self.newcomers]).await?;
-        let (mut all, mut free) = (HashMap::new(), HashMap::new());
-        let own = |row: &Row| ids.iter().copied().find(|id| *id == row.get::<_, &str>("id"));
-        for row in &rows {
-            let has = Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") };
-            if let Some(id) = own(row) {
-                all.insert(id, row.get("is_there"));
-                free.insert(id, has);
+        let users: Vec<Option<i64>> = self.wishes.iter().map(|wish| wish.speaker.as_ref().and_then(|speaker| speaker.user)).collect();
+        let keys: Vec<Option<&str>> = self.wishes.iter().map(|wish| wish.speaker.as_ref().map(|speaker| speaker.key.as_str())).collect();
+        let (mut clients, mut free, mut newcomers) = (vec![None; ids.len()], HashMap::new(), Vec::new());
+        for row in sql::ARRIVE.all(transaction, &[&ids, &users, &keys]).await? {
+            let place = usize::try_from(row.get::<_, i64>("position") - 1).expect("it is the place of an array element");
+            clients[place] = Some(row.get("is_active"));
+            free.insert(ids[place], Resources { cpu: row.get("available_cpu"), accelerators: row.get("available_accelerators") });
+            if self.are_new[place] {
+                newcomers.push(ids[place]);
             }
         }
+        // Who has signed off is there again only if it claims anew.
+        for (client, id) in clients.iter_mut().zip(&ids) {
+            *client = client.map(|is_active| is_active || newcomers.contains(id));
+        }
         // Of those that are locked, and not of who has registered since.
-        let locked: Vec<&str> = all.keys().copied().collect();
-        for row in sql::HELD.all(transaction, &[&locked, &self.newcomers]).await? {
+        let locked: Vec<&str> = free.keys().copied().collect();
+        for row in sql::HELD.all(transaction, &[&locked, &newcomers]).await? {
             let held = |column: &str| i32::try_from(row.get::<_, i64>(column)).unwrap_or(i32::MAX);
-            if let Some(free) = own(&row).and_then(|id| free.get_mut(id)) {
+            if let Some(free) = free.get_mut(row.get::<_, &str>("id")) {
                 // Less than nothing, if it registered anew with less than it holds: then it gets not even what needs nothing.
                 free.cpu = free.cpu.saturating_sub(held("cpu"));
                 free.accelerators = free.accelerators.saturating_sub(held("accelerators"));
             }
         }
-        Ok((all, free))
+        Ok((clients, free))
     }
 
     pub(super) fn marks(&self) -> MutexGuard<'_, Marks> {

@@ -157,8 +157,8 @@ impl Claims {
         }
         self.jobs.tally.rounds.observe(claims.len() as u64);
         let wishes: Vec<Wish> = claims.iter().map(|claim| claim.wish.clone()).collect();
-        let newcomers = claims.iter().filter(|claim| !claim.is_parked).map(|claim| claim.wish.client_id.as_str()).collect();
-        let found = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, newcomers, marks }).await;
+        let are_new = claims.iter().map(|claim| !claim.is_parked).collect();
+        let found = self.jobs.database.transaction(&Round { project_id, wishes: &wishes, are_new, marks }).await;
         let mut left = Vec::new();
         let found = match found {
             Ok(found) => found,
