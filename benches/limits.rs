@@ -48,6 +48,8 @@ enum Call {
     Plain,
     Ours,
     OursWithRecord,
+    /// Of [`PIPELINE`] clients in one call, as a server does when it has much to do.
+    OursInBatches,
 }
 
 /// What is asked: many windows of which none is ever full, of which all are full, and which are emptied about as fast as they are filled.
@@ -75,6 +77,7 @@ async fn main() {
     for (name, lua, call) in [
         ("ours", format!("{WINDOW}{}", include_str!("limits/ours.lua")), Call::Ours),
         ("ours, with the key's record", String::new(), Call::OursWithRecord),
+        ("the same of 16 keys in one call", String::new(), Call::OursInBatches),
         ("sorted set", include_str!("limits/zset.lua").to_owned(), Call::Plain),
         ("GCRA", include_str!("limits/gcra.lua").to_owned(), Call::Plain),
         ("two counters", include_str!("limits/counters.lua").to_owned(), Call::Plain),
@@ -94,17 +97,37 @@ impl Way {
         format!("bench:{{{subject}}}:w:{}", self.name)
     }
 
-    fn ask(&self, subject: usize, limit: u32, length_ms: u64) -> Cmd {
+    /// How many are asked about in one call.
+    fn batch(&self) -> usize {
+        if matches!(self.call, Call::OursInBatches) { PIPELINE } else { 1 }
+    }
+
+    /// The call that comes after so many questions, of the clients whose turn is then.
+    fn next(&self, asked: usize, case: Case) -> Cmd {
+        let subjects: Vec<usize> = (asked..asked + self.batch()).map(|n| n * 7 % case.subjects).collect();
+        self.ask(&subjects, case.limit, case.length_ms)
+    }
+
+    /// Asks about these clients in one call; ways other than ours ask about one.
+    fn ask(&self, subjects: &[usize], limit: u32, length_ms: u64) -> Cmd {
+        let has_record = matches!(self.call, Call::OursWithRecord | Call::OursInBatches);
         let mut call = cmd("EVALSHA");
-        call.arg(&self.hash);
-        match self.call {
-            Call::Plain => call.arg(1).arg(self.key(subject)).arg(limit).arg(length_ms),
-            Call::Ours => call.arg(1).arg(self.key(subject)).arg(1).arg("").arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(0),
-            Call::OursWithRecord => {
-                let record = format!("bench:{{{subject}}}:record");
-                call.arg(2).arg(record).arg(self.key(subject)).arg(1).arg(7).arg("").arg(1).arg(limit).arg(length_ms).arg(1).arg(1)
+        call.arg(&self.hash).arg(subjects.len() * if has_record { 2 } else { 1 });
+        for subject in subjects {
+            if has_record {
+                call.arg(format!("bench:{{{subject}}}:record"));
             }
-        };
+            call.arg(self.key(*subject));
+        }
+        for _ in subjects {
+            if !matches!(self.call, Call::Plain) {
+                call.arg(1).arg(if has_record { "7" } else { "" }).arg("").arg(1);
+            }
+            call.arg(limit).arg(length_ms);
+            if !matches!(self.call, Call::Plain) {
+                call.arg(1).arg(u8::from(has_record));
+            }
+        }
         call
     }
 }
@@ -134,7 +157,7 @@ async fn fill(connection: &mut MultiplexedConnection, way: &Way, subject: usize,
     while left > 0 {
         let mut pipe = redis::pipe();
         for _ in 0..left.min(1_000) {
-            pipe.add_command(way.ask(subject, limit, length_ms));
+            pipe.add_command(way.ask(&[subject], limit, length_ms));
         }
         left -= left.min(1_000);
         pipe.exec_async(connection).await.unwrap();
@@ -193,12 +216,12 @@ async fn in_pipelines(connection: &mut MultiplexedConnection, way: &Way, case: C
     let (start, mut asked, mut admitted) = (Instant::now(), 0, 0);
     while start.elapsed() < TURN {
         let mut pipe = redis::pipe();
-        for i in 0..PIPELINE {
-            pipe.add_command(way.ask((asked + i) * 7 % case.subjects, case.limit, case.length_ms));
+        for i in (0..PIPELINE).step_by(way.batch()) {
+            pipe.add_command(way.next(asked + i, case));
         }
         let answers: Vec<Vec<Vec<i64>>> = pipe.query_async(connection).await.unwrap();
-        asked += answers.len();
-        admitted += answers.iter().filter(|answer| answer[0][0] == 1).count();
+        asked += PIPELINE;
+        admitted += answers.iter().flatten().filter(|answer| answer[0] == 1).count();
     }
     (asked, admitted)
 }
@@ -208,10 +231,10 @@ async fn one_at_a_time(connections: &[MultiplexedConnection], way: &Way, case: C
     let tasks = connections.iter().cloned().enumerate().map(|(task, mut connection)| async move {
         let (mut asked, mut admitted) = (0, 0);
         while start.elapsed() < TURN {
-            let question = way.ask((asked * 7 + task * 19) % case.subjects, case.limit, case.length_ms);
-            let answer: Vec<Vec<i64>> = question.query_async(&mut connection).await.unwrap();
-            asked += 1;
-            admitted += usize::from(answer[0][0] == 1);
+            let question = way.next(asked + task * 31, case);
+            let answers: Vec<Vec<i64>> = question.query_async(&mut connection).await.unwrap();
+            asked += answers.len();
+            admitted += answers.iter().filter(|answer| answer[0] == 1).count();
         }
         (asked, admitted)
     });
@@ -221,7 +244,7 @@ async fn one_at_a_time(connections: &[MultiplexedConnection], way: &Way, case: C
 
 async fn bytes(connection: &mut MultiplexedConnection, ways: &[Way]) {
     println!("\nBytes in Redis of one client whose window is full (`MEMORY USAGE`), and by the admission.\n");
-    let ways: Vec<&Way> = ways.iter().filter(|way| !matches!(way.call, Call::OursWithRecord)).collect();
+    let ways: Vec<&Way> = ways.iter().filter(|way| matches!(way.call, Call::Plain | Call::Ours)).collect();
     println!("| limit | {} |", ways.iter().map(|way| way.name).collect::<Vec<_>>().join(" | "));
     println!("| --- |{}", " --- |".repeat(ways.len()));
     for limit in [100_u32, 1_000, 10_000] {
@@ -245,7 +268,7 @@ async fn worth(connection: &mut MultiplexedConnection, ways: &[Way]) {
     const TRIALS: u64 = 150;
     println!("\nAn adversary's {TRIALS} tries at a limit of {LIMIT} in {LENGTH_MS} ms.\n");
     println!("| | most in any window ÷ limit | refused although there was room |\n| --- | --- | --- |");
-    for way in ways.iter().filter(|way| !matches!(way.call, Call::OursWithRecord)) {
+    for way in ways.iter().filter(|way| matches!(way.call, Call::Plain | Call::Ours)) {
         let script = Script::new(&format!("{}{ADVERSARY}", way.lua));
         let (mut most, mut wrong, mut refused) = (0, 0_u64, 0_u64);
         let mut lot = 0x2545_f491_4f6c_dd1d_u64;

@@ -1,7 +1,8 @@
 //! Who asks while something is being asked, asks together with the others.
 //!
 //! The first asks at once. Whoever comes before that is answered waits, and then all of them are asked for in one call, each question once, however many ask
-//! it. So nobody is told the answer to a question that was asked before they came, and whoever is alone waits for nobody.
+//! it. So nobody is told the answer to a question that was asked before they came, and whoever is alone waits for nobody. When so many wait that they fill a
+//! call it is made at once: of what is far away much can be asked at the same time.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -12,7 +13,7 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 /// How many questions are asked in one call at most: the other side does nothing else meanwhile.
-const MOST: usize = 32;
+const MOST: usize = 16;
 
 /// How to ask.
 pub trait Ask: Send + Sync + 'static {
@@ -42,10 +43,15 @@ struct Shared<A: Ask> {
 
 /// Who waits to ask in a place.
 struct Line<A: Ask> {
+    /// How many calls are under way there; with none there is no line.
+    calls: usize,
     /// In the order in which they came.
     questions: VecDeque<Arc<A::Question>>,
     askers: HashMap<Arc<A::Question>, Vec<Answered<A>>>,
 }
+
+/// What is asked in one call, and for whom.
+type Batch<A> = Vec<(Arc<<A as Ask>::Question>, Vec<Answered<A>>)>;
 
 /// To whoever waits: the answer, and at which place they are among those for whom it was asked.
 type Answered<A> = oneshot::Sender<(usize, <A as Ask>::Answer)>;
@@ -95,22 +101,24 @@ impl<A: Ask> Batches<A> {
 
     fn join(&self, question: &Arc<A::Question>) -> Joined<A> {
         let place = self.0.asker.place(question);
-        match self.0.lines().entry(place) {
+        let mut lines = self.0.lines();
+        let mut line = match lines.entry(place) {
             Entry::Vacant(line) => {
-                line.insert(Line { questions: VecDeque::new(), askers: HashMap::new() });
-                Joined::First(Turn { shared: self.0.clone(), place })
+                line.insert(Line { calls: 1, questions: VecDeque::new(), askers: HashMap::new() });
+                return Joined::First(self.0.turn(place));
             }
-            Entry::Occupied(mut line) => {
-                let (sender, answer) = oneshot::channel();
-                let Line { questions, askers } = line.get_mut();
-                let askers = askers.entry(question.clone()).or_insert_with(|| {
-                    questions.push_back(question.clone());
-                    Vec::new()
-                });
-                askers.push(sender);
-                Joined::Waits(answer)
-            }
+            Entry::Occupied(line) => line,
+        };
+        let (sender, answer) = oneshot::channel();
+        let line = line.get_mut();
+        line.push(question, sender);
+        let full = if line.questions.len() < MOST { Vec::new() } else { line.next() };
+        if !full.is_empty() {
+            line.calls += 1;
+            drop(lines);
+            self.0.turn(place).go_on(full);
         }
+        Joined::Waits(answer)
     }
 }
 
@@ -118,11 +126,23 @@ impl<A: Ask> Shared<A> {
     fn lines(&self) -> MutexGuard<'_, HashMap<A::Place, Line<A>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn turn(self: &Arc<Self>, place: A::Place) -> Turn<A> {
+        Turn { shared: self.clone(), place }
+    }
 }
 
 impl<A: Ask> Line<A> {
-    /// What is asked next, and for whom: nothing if nobody waits any more.
-    fn next(&mut self) -> Vec<(Arc<A::Question>, Vec<Answered<A>>)> {
+    fn push(&mut self, question: &Arc<A::Question>, asker: Answered<A>) {
+        let askers = self.askers.entry(question.clone()).or_insert_with(|| {
+            self.questions.push_back(question.clone());
+            Vec::new()
+        });
+        askers.push(asker);
+    }
+
+    /// What is asked next: nothing if nobody waits any more.
+    fn next(&mut self) -> Batch<A> {
         let mut next = Vec::with_capacity(self.questions.len().min(MOST));
         while next.len() < MOST
             && let Some(question) = self.questions.pop_front()
@@ -138,8 +158,15 @@ impl<A: Ask> Line<A> {
 }
 
 impl<A: Ask> Turn<A> {
+    /// In a task of its own: that one of those who wait goes away is nothing to the others.
+    fn go_on(self, batch: Batch<A>) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.ask(batch));
+        }
+    }
+
     /// Asks for those who waited. Whoever goes away meanwhile was asked for all the same.
-    async fn ask(self, batch: Vec<(Arc<A::Question>, Vec<Answered<A>>)>) {
+    async fn ask(self, batch: Batch<A>) {
         let questions: Vec<_> = batch.iter().map(|(question, askers)| (question.clone(), askers.len())).collect();
         let answers = self.shared.asker.ask(&questions).await;
         drop(self);
@@ -156,14 +183,14 @@ impl<A: Ask> Drop for Turn<A> {
         let mut lines = self.shared.lines();
         let Entry::Occupied(mut line) = lines.entry(self.place) else { return };
         let next = line.get_mut().next();
-        if next.is_empty() {
-            line.remove();
+        if !next.is_empty() {
+            drop(lines);
+            self.shared.turn(self.place).go_on(next);
             return;
         }
-        drop(lines);
-        // In a task of its own: that one of them goes away is nothing to the others.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(Self { shared: self.shared.clone(), place: self.place }.ask(next));
+        line.get_mut().calls -= 1;
+        if line.get().calls == 0 {
+            line.remove();
         }
     }
 }
@@ -177,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// Tenfold, one call after the other as the gate lets them; in places by hundreds. What is asked with 13 ends in a panic, once.
+    /// Tenfold, as many calls as the gate lets through; in places by hundreds. What is asked with 13 ends in a panic, once.
     struct Tenfold {
         gate: Semaphore,
         calls: Mutex<Vec<Vec<(u32, usize)>>>,
@@ -264,14 +291,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_has_a_size_and_questions_keep_their_order() {
+    async fn a_call_that_is_full_waits_for_no_other_and_questions_keep_their_order() {
         let batches = batches();
         let questions: Vec<u32> = (20..=u32::try_from(MOST).unwrap() + 24).collect();
         let asked = begun(&batches, &questions).await;
+        while batches.calls().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(batches.calls().iter().map(Vec::len).collect::<Vec<_>>(), [1, MOST], "the first has no answer yet");
         batches.open(3);
         assert_eq!(join_all(asked).await, questions.iter().map(|question| (0, question * 10)).collect::<Vec<_>>());
         assert_eq!(batches.calls().iter().map(Vec::len).collect::<Vec<_>>(), [1, MOST, 4]);
         assert_eq!(batches.calls().concat(), questions.iter().map(|question| (*question, 1)).collect::<Vec<_>>());
+        while !batches.0.lines().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -7,8 +7,8 @@
 //! slow or away costs its budget once, and then nothing. Any error opens it, so also those by which Redis says that it cannot serve now: `READONLY`,
 //! `LOADING`, `OOM`, `MASTERDOWN`, `CLUSTERDOWN`, and slots that move more often than it makes sense to follow.
 //!
-//! Time counts only while Redis answers nobody. As long as answers come in it is the server that has much to do, and going on without Redis
-//! would make its limits inexact at the very moment when they matter. In a cluster it is the key's node that has to answer, not any.
+//! Time counts only while Redis answers nobody. As long as answers come in (each to a batch of requests) it is the server that has much to do, and going on
+//! without Redis would make its limits inexact at the very moment when they matter. In a cluster it is the key's node that has to answer, not any.
 //!
 //! A cluster is there only if each of its nodes takes writes, since limits that hold for some keys and not for others are none. The cluster itself
 //! sees it the same way, unless it is told otherwise (`cluster-require-full-coverage no`).
@@ -280,7 +280,10 @@ impl Redis {
 
     /// The slot of a subject's keys, in a cluster. One call may ask for keys of one slot, or for any where there are none.
     pub fn slot(&self, subject: impl Display) -> Option<Slot> {
-        self.link(true)?.nodes.slot(|| self.key(&subject.to_string(), ""))
+        match &*self.shared.line.read().unwrap_or_else(PoisonError::into_inner) {
+            Line::Up(link, _) | Line::Found(link) => link.nodes.slot(|| self.key(&subject.to_string(), "")),
+            Line::Unused | Line::Away => None,
+        }
     }
 
     fn attempt_over(&self, link: Option<Link>, subject: &str) -> Result<Attempt, Away> {

@@ -1,6 +1,6 @@
 -- Notes that clients have begun with what they claimed, which extends their leases as heartbeats do, and gives the attempts back with the places of those who
--- said so. The rows are locked first, jobs before attempts, and each is looked up by itself; what somebody else holds is passed over, and so are clients that
--- are somebody's, but neither the speaker's user's nor their key's own (attempts/may_report.sql knows of successors).
+-- said so. The rows are locked first, jobs before attempts, and each is looked up by itself; what somebody else holds is passed over, and so are clients for
+-- which the speaker may not speak (attempts/may_report.sql).
 -- One array element an attempt, and what is there twice is done once: $1 job ids, $2 numbers, $3 the speakers' users or null, $4 their keys, or null for
 -- who may speak for all
 with wanted as materialized (
@@ -15,7 +15,19 @@ with wanted as materialized (
         join attempts a on a.job_id = j.id and a.number = j.attempt
         left join clients c on c.id = a.client_id
         where j.id = w.job_id and j.attempt = w.number and j.status = 'QUEUED' and a.status = 'CLAIMED'
-          and (w.speaker_key is null or c.owner_key is null or c.owner_user = w.speaker_user or c.owner_key = w.speaker_key)
+          and (w.speaker_key is null or c.owner_key is null or c.owner_user = w.speaker_user or c.owner_key = w.speaker_key
+               or exists (
+                   with recursive line as (
+                       select k.id, k.successor
+                       from keys k
+                       where k.id = c.owner_key
+                       union
+                       select k.id, k.successor
+                       from line
+                       join keys k on k.id = line.successor
+                   )
+                   select from line where line.id = w.speaker_key
+               ))
         for no key update of j, a skip locked
     ) as held
 ), begun as (

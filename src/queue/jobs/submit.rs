@@ -171,6 +171,10 @@ impl Creations {
         let ringing = self.bells.ring_after(project_id);
         let created = create(&client, project_id, jobs, waits).await;
         ringing.end(&created);
+        if created.is_err() {
+            // They may have been added all the same.
+            jobs.iter().filter_map(|job| job.not_before).for_each(|due| self.alarm.set(due));
+        }
         created
     }
 }
