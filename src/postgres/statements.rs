@@ -44,6 +44,8 @@ impl Statements {
     pub(super) async fn ready<'a>(&self, client: &Client, query: &Query, params: Params<'a>) -> Result<Ready<'a>, Error> {
         match self {
             Self::Kept(cache) => cache.prepare(client, query.sql).await.map(Ready::Kept),
+            // Nothing to ask. And not all statements can be asked about: `analyze` cannot.
+            Self::Whole(_) if params.is_empty() => Ok(Ready::Whole(Vec::new())),
             Self::Whole(types) => {
                 let types = types.of(client, query).await?;
                 Ok(Ready::Whole(params.iter().copied().zip(types.iter().cloned()).collect()))
