@@ -1,7 +1,6 @@
 //! Reports that are made together: of clients that have begun, and of those that are done.
 //!
-//! Whether somebody may speak for a client is asked by the statements that do the work, of what it takes no look at other keys to tell: whoever has
-//! succeeded the key that registered it is left out of the group, like those who may not.
+//! Whether somebody may speak for a client is asked by the statements that do the work. Whoever may not is left out of the group, and told so alone.
 
 use std::{collections::HashMap, sync::Arc};
 
