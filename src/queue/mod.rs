@@ -6,6 +6,7 @@
 //! | [`jobs`] | submitting, changing, claiming; `graph` keeps what waits for what, `handover` loses no claimed job |
 //! | [`Retry`], [`Policy`] | how often a job is tried |
 //! | [`Bells`], [`Wire`] | that there may be something to claim, here and on other servers |
+//! | `lasting` | what follows from a change is done also for whoever has gone in the moment of its commit |
 //! | [`Sweeper`] | what time brings |
 //! | [`Error`] | what can go wrong, as a caller may know it |
 //!
@@ -15,6 +16,7 @@ mod bells;
 pub mod clients;
 mod error;
 pub mod jobs;
+mod lasting;
 mod owner;
 pub mod projects;
 mod retry;

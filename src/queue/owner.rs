@@ -16,10 +16,18 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Whether they may speak for a client; nothing if there is none.
-    pub(super) async fn may_use(&self, executor: &impl Executor, client_id: &str) -> Result<Option<bool>> {
-        let row = clients::MAY_USE.maybe(executor, &[&client_id, &self.user, &self.key]).await?;
-        Ok(row.map(|row| row.get("may_use")))
+    /// Whose a client is, if they may speak for it: themselves, or a key that theirs has succeeded. Nothing if there is no such client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OthersClient`].
+    pub(super) async fn owner_of(&self, executor: &impl Executor, client_id: &str) -> Result<Option<Self>> {
+        let Some(row) = clients::MAY_USE.maybe(executor, &[&client_id, &self.user, &self.key]).await? else { return Ok(None) };
+        if !row.get::<_, bool>("may_use") {
+            return Err(Error::OthersClient(client_id.to_owned()));
+        }
+        let key = row.get::<_, Option<String>>("owner_key").unwrap_or_else(|| self.key.clone());
+        Ok(Some(Self { user: self.user, key }))
     }
 
     /// Fails unless they may speak for the client of an attempt. Of one that does not exist nothing is said.

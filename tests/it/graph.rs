@@ -1,5 +1,7 @@
 //! What waits for what, over the API.
 
+mod storm;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -266,65 +268,6 @@ async fn ten_thousand_parents_and_ten_thousand_children() {
     assert_eq!(statuses(api, &[children[0], children[9_999]]).await, ["BLOCKED", "BLOCKED"]);
     database.assert_graph_is_true().await;
     server.stop().await;
-}
-
-/// Many callers change one graph at once, in every way there is; afterwards every count and every BLOCKED is true.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_graph_stays_true_when_everything_happens_at_once() {
-    let database = TestDatabase::new().await;
-    let server = Server::start(&database).await;
-    let (project, task) = server.api.project_with_task("p").await;
-    for n in 0..40 {
-        server.api.job(project, task, &format!("j{n}"), &[]).await;
-    }
-    let callers = (0..16).map(|caller| tokio::spawn(random_caller(server.api.clone(), project, task, caller)));
-    let calls: usize = futures_util::future::try_join_all(callers).await.expect("no caller saw a 5xx").iter().sum();
-    assert_eq!(calls, 16 * 80);
-    database.assert_graph_is_true().await;
-    server.stop().await;
-}
-
-async fn random_caller(api: Api, project: i64, task: i64, caller: u64) -> usize {
-    let mut random = caller.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
-    let mut next = move |below: u64| {
-        // xorshift64: the test must be the same each time, and the order in which callers meet is not in its hand anyway.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
-    for _ in 0..80 {
-        let listed = api.get(&format!("/jobs?project_id={project}&limit=1000")).await.expect(200);
-        let jobs = listed.as_array().unwrap();
-        let Some(job) = jobs.get(usize::try_from(next(jobs.len().max(1) as u64)).unwrap()) else { continue };
-        let other = &jobs[usize::try_from(next(jobs.len() as u64)).unwrap()];
-        let path = format!("/jobs/{}", job["id"]);
-        let answer = match next(10) {
-            0 | 1 => {
-                let depends = json!({job["id"].to_string(): "", other["id"].to_string(): ""});
-                api.post("/jobs", json!({"name": "n", "project_id": project, "task_id": task, "parameters": {}, "depends": depends})).await
-            }
-            2 => api.get(&format!("/projects/{project}/fetch_job")).await,
-            3 => api.delete(&path).await,
-            4 if next(8) == 0 => api.delete(&format!("/projects/{project}/queue")).await,
-            5 => {
-                let mut body = job.clone();
-                body["depends"][other["id"].to_string()] = json!("");
-                api.put(&path, body).await
-            }
-            choice => {
-                let mut body = job.clone();
-                let statuses = ["COMPLETED", "FAILED", "PENDING", "RUNNING", "CANCELLED"];
-                body["status"] = json!(statuses[usize::try_from(next(5)).unwrap()]);
-                if choice == 6 {
-                    body["depends"] = json!({});
-                }
-                api.put(&path, body).await
-            }
-        };
-        assert!(answer.status < 500, "{} {}", answer.status, answer.text);
-    }
-    80
 }
 
 /// Two transactions that want each other's rows: PostgreSQL ends one of them, which must be run again unseen.

@@ -13,6 +13,7 @@ mod leaving;
 mod pulse;
 mod rack;
 mod retrying;
+mod room;
 mod speaking;
 mod tails;
 mod timely;

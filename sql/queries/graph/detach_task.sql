@@ -1,4 +1,5 @@
--- Takes all jobs of a task that is about to be deleted out of the graph, as graph/detach_job.sql does for one.
+-- Takes all jobs of a task that is about to be deleted out of the graph, as graph/detach_job.sql does for one. Tells whose attempts
+-- lived, each once.
 -- $1 task id
 with doomed as materialized (
     select id, status
@@ -19,9 +20,14 @@ with doomed as materialized (
 ), own as (
     delete from dependencies
     where job_id in (select id from doomed)
+), cut as (
+    delete from dependencies
+    where depends_on in (select id from doomed)
 ), tried as (
     delete from attempts
     where job_id in (select id from doomed)
+    returning client_id, ended_at
 )
-delete from dependencies
-where depends_on in (select id from doomed)
+select distinct client_id
+from tried
+where ended_at is null and client_id is not null

@@ -146,7 +146,7 @@ impl Api {
         let job = body.into_inner();
         let only_status = !self.may_change(&caller, *job_id).await?;
         let change = Change { project_id: job.project_id, job: job.into(), only_status };
-        Ok(Reply(JobData { data: self.jobs.update(*job_id, &change).await?.into() }))
+        Ok(Reply(JobData { data: self.jobs.update(*job_id, change).await?.into() }))
     }
 
     /// Delete a job

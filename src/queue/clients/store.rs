@@ -43,10 +43,8 @@ impl Store {
     /// [`Error::OthersClient`].
     pub async fn check(&self, id: &str, owner: &Owner) -> Result<()> {
         let connection = self.database.client().await?;
-        match owner.may_use(&connection, id).await? {
-            Some(false) => Err(Error::OthersClient(id.to_owned())),
-            Some(true) | None => Ok(()),
-        }
+        owner.owner_of(&connection, id).await?;
+        Ok(())
     }
 
     /// One client.

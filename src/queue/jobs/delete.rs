@@ -6,7 +6,7 @@ use crate::{
         Transaction, Work,
         query::{graph as sql, jobs},
     },
-    queue::{Error, Result, Thing},
+    queue::{Error, Result, Thing, lasting::Lasting},
 };
 
 impl Store {
@@ -20,9 +20,13 @@ impl Store {
         if project_id.is_some_and(|project_id| project_id != owner) {
             return Err(Error::NotFound(Thing::Job(id)));
         }
-        let client_id = self.database.transaction(&Delete { id, project_id: owner }).await?;
-        self.has_room(client_id.as_deref());
-        Ok(())
+        let store = self.clone();
+        let work = async move {
+            let client_id = store.database.transaction(&Delete { id, project_id: owner }).await?;
+            store.has_room(client_id.as_deref());
+            Ok(())
+        };
+        Lasting::new(work).await
     }
 
     /// Deletes a project's pending jobs, and the blocked ones that wait for one of them, so that nothing waits for what is gone. Returns

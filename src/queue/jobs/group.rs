@@ -20,10 +20,9 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use super::lasting::Lasting;
 use crate::{
     postgres,
-    queue::{Error, Result},
+    queue::{Error, Result, lasting::Lasting},
 };
 
 /// How many changes are made together at most, and of how many bytes; one that is larger is made with none after it.

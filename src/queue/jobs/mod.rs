@@ -8,7 +8,7 @@
 //! | [`graph`] | what that does to the jobs below them |
 //! | `claim` | fetching the next job; `plenty` spares it from counting what is many, `begin` from walking past what is dead |
 //! | [`claims`] | claims of registered clients, with leases, served together; waiting for jobs |
-//! | `group` | changes that are made together; `lasting` does what follows from them also for who has gone |
+//! | `group` | changes that are made together |
 //! | `handover` | putting back a claimed job that nobody received |
 //! | [`attempts`] | who has a job, until when, and what came of it |
 //! | `transition` | a job's way to another status, by a report, a cancellation, a retry (`stop`), or because time has passed (`sweep`; `alarm` tells when) |
@@ -26,7 +26,6 @@ mod explain;
 pub mod graph;
 mod group;
 mod handover;
-mod lasting;
 mod model;
 mod once;
 mod plenty;

@@ -1,15 +1,14 @@
 //! Cancelling jobs, and letting them run again.
 
 use super::{
-    Job, Status, Store,
-    attempts::KEPT,
+    Job, Status, Store, attempts,
     graph::Locked,
     transition::{Ask, Decision, Due, Move},
 };
 use crate::{
     postgres::{
         Transaction, Work,
-        query::{attempts, graph, jobs as sql},
+        query::{attempts::REQUEST_CANCEL, graph, jobs as sql},
     },
     queue::{Error, Result, Thing},
 };
@@ -22,7 +21,7 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NotNow`] if the job is over.
     pub async fn cancel(&self, id: i64) -> Result<Job> {
-        self.transition(id, &Cancel).await?;
+        self.transition(id, Cancel).await?;
         self.get(id).await
     }
 
@@ -32,9 +31,7 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NotNow`] if the job did not stop.
     pub async fn retry(&self, id: i64) -> Result<Job> {
-        if self.transition(id, &RunAgain).await? {
-            self.tally.asked_again.one();
-        }
+        self.transition(id, RunAgain).await?;
         self.get(id).await
     }
 
@@ -54,24 +51,28 @@ impl Store {
 struct Cancel;
 
 impl Ask for Cancel {
-    type Output = ();
+    /// The client whose attempt ended.
+    type Output = Option<String>;
 
-    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<()>> {
+    async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<Option<String>>> {
         match job.status {
-            Status::Cancelled => Ok(Decision::Already(())),
+            Status::Cancelled => Ok(Decision::Already(None)),
             Status::Completed | Status::Failed => {
                 Err(Error::NotNow { job: job.id, status: job.status.as_str(), hint: "there is nothing left to cancel" })
             }
-            Status::Queued | Status::Running if attempts::REQUEST_CANCEL.execute(transaction, &[&job.id, &job.attempt]).await? > 0 => {
-                Ok(Decision::Already(()))
+            Status::Queued | Status::Running if REQUEST_CANCEL.execute(transaction, &[&job.id, &job.attempt]).await? > 0 => {
+                Ok(Decision::Already(None))
             }
             Status::Queued | Status::Running | Status::Pending | Status::Blocked => Ok(Decision::Move(Move::to(Status::Cancelled, job))),
         }
     }
 
-    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<()> {
-        attempts::FOLLOW.execute(transaction, &[&job.id, &job.attempt, &status.as_str(), &KEPT]).await?;
-        Ok(())
+    async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Option<String>> {
+        attempts::follow(transaction, job, status).await
+    }
+
+    fn follow(&self, store: &Store, client_id: &Option<String>) {
+        store.has_room(client_id.as_deref());
     }
 }
 
@@ -94,6 +95,10 @@ impl Ask for RunAgain {
 
     async fn conclude(&self, _: &Transaction<'_>, _: &Locked, _: Status) -> Result<bool> {
         Ok(true)
+    }
+
+    fn follow(&self, store: &Store, is_done: &bool) {
+        store.tally.asked_again.add(u64::from(*is_done));
     }
 }
 

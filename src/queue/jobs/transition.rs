@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     postgres::{Transaction, Work, query::jobs as sql},
-    queue::{Error, Result},
+    queue::{Error, Result, lasting::Lasting},
 };
 
 /// When a job that waits again is given out.
@@ -46,15 +46,18 @@ pub(super) enum Decision<T> {
 }
 
 /// Something that is wanted of a job.
-pub(super) trait Ask: Sync {
+pub(super) trait Ask: Send + Sync + 'static {
     /// What comes of it.
-    type Output: Send;
+    type Output: Send + 'static;
 
     /// Decides, with the job's row locked.
     fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> impl Future<Output = Result<Decision<Self::Output>>> + Send;
 
     /// Does what is to be done besides, once it is known what the job becomes: an asked PENDING may be BLOCKED.
     fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> impl Future<Output = Result<Self::Output>> + Send;
+
+    /// Does what follows on this server, once it is done, also if whoever asked has gone in the moment of the commit.
+    fn follow(&self, store: &Store, output: &Self::Output);
 }
 
 impl Store {
@@ -63,13 +66,17 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotFound`], and those of the ask.
-    pub(super) async fn transition<A: Ask>(&self, id: i64, ask: &A) -> Result<A::Output> {
+    pub(super) async fn transition<A: Ask>(&self, id: i64, ask: A) -> Result<A::Output> {
         let project_id = self.project_of(id).await?;
-        // A job waits again, or another one waits no longer.
-        let ringing = self.bells.ring_after(project_id);
-        let done = self.in_steps(|graph| Transition { id, project_id, ask, graph }).await;
-        ringing.end(&done);
-        done
+        let store = self.clone();
+        let work = async move {
+            // A job waits again, or another one waits no longer.
+            let ringing = store.bells.ring_after(project_id);
+            let done = store.in_steps(|graph| Transition { id, project_id, ask: &ask, graph }).await;
+            ringing.end(&done);
+            done.inspect(|output| ask.follow(&store, output))
+        };
+        Lasting::new(work).await
     }
 }
 

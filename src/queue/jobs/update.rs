@@ -3,18 +3,17 @@
 use serde_json::value::RawValue;
 
 use super::{
-    Change, Job, NewJob, Store,
-    attempts::KEPT,
+    Change, Job, NewJob, Store, attempts,
     graph::{Locked, Step, lock, propagate, target},
     store, submit,
 };
 use crate::{
     postgres::{
         Transaction, Work,
-        query::{attempts, graph as sql, jobs},
+        query::{graph as sql, jobs},
         types::Json,
     },
-    queue::{Error, Result, Thing},
+    queue::{Error, Result, Thing, lasting::Lasting},
 };
 
 impl Store {
@@ -23,23 +22,24 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::OtherProject`], [`Error::UnknownTask`], [`Error::UnknownDependency`], [`Error::Circular`].
-    pub async fn update(&self, id: i64, change: &Change) -> Result<Job> {
+    pub async fn update(&self, id: i64, change: Change) -> Result<Job> {
         let project_id = self.project_of(id).await?;
         if change.project_id != project_id {
             return Err(Error::OtherProject(Thing::Job(id), change.project_id));
         }
-        let ringing = self.bells.ring_after(project_id);
-        let updated = self.in_steps(|graph| Update { id, change, graph }).await;
-        ringing.end(&updated);
-        match updated {
+        let (store, task) = (self.clone(), change.job.task_id);
+        let work = async move {
+            let ringing = store.bells.ring_after(project_id);
+            let updated = store.in_steps(|graph| Update { id, change: &change, graph }).await;
+            ringing.end(&updated);
+            updated.inspect(|(_, client_id)| store.has_room(client_id.as_deref()))
+        };
+        match Lasting::new(work).await {
+            Ok((job, _)) => Ok(job),
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
-                Err(Error::UnknownTask { project: change.project_id, task: change.job.task_id })
+                Err(Error::UnknownTask { project: project_id, task })
             }
-            updated => {
-                let (job, client_id) = updated?;
-                self.has_room(client_id.as_deref());
-                Ok(job)
-            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -104,8 +104,7 @@ impl Work for Update<'_> {
         jobs::UPDATE.execute(transaction, &[&id, name, task_id, &Json(&**parameters), &target.as_str(), priority]).await?;
         let mut client_id = None;
         if locked.status.is_live() && target != locked.status {
-            let followed = attempts::FOLLOW.maybe(transaction, &[&id, &locked.attempt, &target.as_str(), &KEPT]).await?;
-            client_id = followed.and_then(|row| row.get("client_id"));
+            client_id = attempts::follow(transaction, &locked, target).await?;
         }
         propagate(transaction, &locked, target).await?;
         Ok(Step::Done((store::job(&jobs::GET.one(transaction, &[&id]).await?), client_id)))

@@ -9,7 +9,7 @@ use crate::{
         query::{Params, graph, projects as sql, tasks},
         types::Json,
     },
-    queue::{Bells, Error, Listing, Page, Result, Thing, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Thing, lasting::Lasting, no_number},
 };
 
 /// From how many rows of counts of one status on they are made fewer.
@@ -143,10 +143,13 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn delete(&self, id: i64) -> Result<()> {
-        match self.database.transaction(&Delete { id }).await? {
-            0 => Err(Error::NotFound(Thing::Project(id))),
-            _ => Ok(()),
-        }
+        let Self { database, bells } = self.clone();
+        let work = async move {
+            let clients = database.transaction(&Delete { id }).await?;
+            clients.iter().for_each(|client| bells.ring_for_client(client));
+            Ok(())
+        };
+        Lasting::new(work).await
     }
 }
 
@@ -156,20 +159,24 @@ struct Delete {
 }
 
 impl Work for Delete {
-    type Output = u64;
+    /// The clients that ran its jobs.
+    type Output = Vec<String>;
     type Error = Error;
 
     fn project(&self) -> Option<i64> {
         Some(self.id)
     }
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<u64> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<String>> {
         // What would become a job's attempt while the project goes has to wait, and then finds no job.
         graph::LOCK_EXCLUSIVE.maybe(transaction, &[&self.id]).await?;
         tasks::LOCK_OF_PROJECT.all(transaction, &[&self.id]).await?;
         graph::LOCK_PROJECT_JOBS.one(transaction, &[&self.id]).await?;
-        graph::DETACH_PROJECT.execute(transaction, &[&self.id]).await?;
-        Ok(sql::DELETE.execute(transaction, &[&self.id]).await?)
+        let freed = graph::DETACH_PROJECT.all(transaction, &[&self.id]).await?;
+        match sql::DELETE.execute(transaction, &[&self.id]).await? {
+            0 => Err(Error::NotFound(Thing::Project(self.id))),
+            _ => Ok(freed.iter().map(|row| row.get("client_id")).collect()),
+        }
     }
 }
 

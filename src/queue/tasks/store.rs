@@ -6,7 +6,7 @@ use crate::{
         Database, Row, Transaction, Work,
         query::{Params, graph, tasks as sql},
     },
-    queue::{Bells, Error, Listing, Page, Result, Retry, Thing, no_number},
+    queue::{Bells, Error, Listing, Page, Result, Retry, Thing, lasting::Lasting, no_number},
 };
 
 /// The tasks.
@@ -104,7 +104,13 @@ impl Store {
     /// [`Error::NotFound`], and [`Error::Waited`] while a job of another task waits for one of its jobs.
     pub async fn delete(&self, id: i64) -> Result<()> {
         let project_id = self.get(id).await?.project_id;
-        self.database.transaction(&Delete { id, project_id }).await
+        let Self { database, bells } = self.clone();
+        let work = async move {
+            let clients = database.transaction(&Delete { id, project_id }).await?;
+            clients.iter().for_each(|client| bells.ring_for_client(client));
+            Ok(())
+        };
+        Lasting::new(work).await
     }
 }
 
@@ -115,14 +121,15 @@ struct Delete {
 }
 
 impl Work for Delete {
-    type Output = ();
+    /// The clients that ran its jobs.
+    type Output = Vec<String>;
     type Error = Error;
 
     fn project(&self) -> Option<i64> {
         Some(self.project_id)
     }
 
-    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<String>> {
         let Self { id, project_id } = self;
         graph::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
         sql::LOCK.maybe(transaction, &[id]).await?;
@@ -131,10 +138,10 @@ impl Work for Delete {
             let for_what = format!("a job of task {id}");
             return Err(Error::Waited { for_what, waiting: child.get("id"), name: child.get("name") });
         }
-        graph::DETACH_TASK.execute(transaction, &[id]).await?;
+        let freed = graph::DETACH_TASK.all(transaction, &[id]).await?;
         match sql::DELETE.execute(transaction, &[id]).await? {
             0 => Err(Error::NotFound(Thing::Task(*id))),
-            _ => Ok(()),
+            _ => Ok(freed.iter().map(|row| row.get("client_id")).collect()),
         }
     }
 }

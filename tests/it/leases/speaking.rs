@@ -262,3 +262,27 @@ async fn whoever_claims_speaks_for_their_own_clients_only() {
     assert_eq!(counts[2], counts[0] + 1, "a successor's is looked for, and no round is made in vain when it is known as one");
     token.cancel();
 }
+
+/// A client is given to somebody else between the look at whose it is and the claim for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_claims_for_a_client_that_has_become_somebody_elses_meanwhile() {
+    let world = World::new().await;
+    let claims = Claims::new(world.store.clone(), TaskTracker::new(), CancellationToken::new());
+    let jobs =
+        "insert into jobs (project_id, task_id, name, parameters, status, priority, unmet) values (1, 1, 'j', '{}', 'PENDING', 0, 0)";
+    world.client.execute(jobs, &[]).await.unwrap();
+    let mut holder = world.test.connect().await;
+    let gives = holder.transaction().await.unwrap();
+    gives.execute("update clients set owner_key = 'stranger' where id = 'keys'", &[]).await.unwrap();
+    let claimed = tokio::spawn(async move {
+        let limit = Resources { cpu: 1, accelerators: 0 };
+        let speaker = owner(Some("third"), None);
+        let wish = Wish { client_id: "keys".to_owned(), speaker, max_jobs: 1, lease_seconds: 600, limit, task_ids: None };
+        claims.claim(1, wish, Duration::ZERO).await.map(|handover| handover.claimed.len())
+    });
+    eventually("the claim waits for its client", || async { waiting_for_locks(&world.client).await == 1 }).await;
+    gives.commit().await.unwrap();
+    assert_eq!(told(&claimed.await.unwrap()), "others");
+    let claimed: i64 = world.client.query_one("select count(*) from attempts", &[]).await.unwrap().get(0);
+    assert_eq!(claimed, 0, "nothing was claimed for it");
+}

@@ -1,4 +1,4 @@
-//! Who waits hears of what nobody tells at the right moment: of a time that has come, of what its submitter does not wait for, and of a lease that has ended.
+//! Who waits hears of what nobody tells at the right moment: of a time that has come, and of what its submitter does not wait for.
 
 use std::time::{Duration, Instant};
 
@@ -72,62 +72,5 @@ async fn a_job_is_given_out_at_once_though_its_submitter_did_not_wait_for_the_an
     }
     times.sort_unstable();
     assert!(times[2] < Duration::from_millis(700), "expected most answers sooner than who waits looks by itself: {times:?}");
-    world.end().await;
-}
-
-/// The room of a client whose lease has ended is its own again, and its claim that waits for room hears of it, though nobody reports anything.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_waits_for_its_own_lease_to_end_and_no_longer() {
-    let world = World::with(&[("max_attempts", "100")]).await;
-    world.client("node", 1, 0).await;
-    let database = world.database.connect().await;
-    let ended = "select max(ended_at) from attempts";
-    let mut late = Vec::new();
-    world.job("j").await;
-    assert_eq!(world.claim(json!({"client_id": "node", "lease_seconds": 3600})).await.len(), 1);
-    for _ in 0..7 {
-        let waits = world.waiting(&world.api).await;
-        database.execute("update attempts set lease_expires_at = now() where ended_at is null", &[]).await.unwrap();
-        let (_, claimed) = waits.await.unwrap();
-        assert_eq!(claimed["jobs"].as_array().unwrap().len(), 1);
-        let ended: chrono::DateTime<chrono::Utc> = database.query_one(ended, &[]).await.unwrap().get(0);
-        late.push(chrono::Utc::now() - ended);
-    }
-    late.sort_unstable();
-    // By chance a look falls in the right moment, but not six times of seven.
-    assert!(late[5] < chrono::Duration::milliseconds(600), "expected most answers as soon as the lease has ended: {late:?}");
-    world.end().await;
-}
-
-/// So does the claim of a client whose job somebody sets to another status, or deletes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_waits_for_its_job_to_be_taken_from_it_and_no_longer() {
-    let world = World::new().await;
-    world.client("node", 1, 0).await;
-    for is_deleted in [false, true] {
-        let mut late = Vec::new();
-        let mut job = world.job("j").await;
-        assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 3600})).await, [job]);
-        for n in 0..7 {
-            let next = world.job("next").await;
-            if n % 2 == 1 {
-                world.say(job, 1, "start", json!({})).await.expect(200);
-            }
-            let waits = world.waiting(&world.api).await;
-            let began = Instant::now();
-            match is_deleted {
-                true => drop(world.api.delete(&format!("/jobs/{job}")).await.expect(204)),
-                false => drop(world.api.set_status(job, ["COMPLETED", "FAILED", "CANCELLED"][n % 3]).await),
-            }
-            let (at, claimed) = waits.await.unwrap();
-            assert_eq!(claimed["jobs"][0]["job"]["id"], next);
-            late.push(at - began);
-            job = next;
-        }
-        late.sort_unstable();
-        // By chance a look falls in the right moment, but not six times of seven.
-        assert!(late[5] < Duration::from_millis(600), "expected most answers at once (deleted: {is_deleted}): {late:?}");
-        world.api.delete(&format!("/jobs/{job}")).await.expect(204);
-    }
     world.end().await;
 }

@@ -10,7 +10,7 @@ use crate::{
         query::{Params, attempts as sql},
     },
     queue::{
-        Error, Result,
+        Error, Policy, Result,
         jobs::{
             Status, Store,
             graph::Locked,
@@ -23,26 +23,21 @@ impl Store {
     /// Makes a job that was claimed, but not received by anybody, wait again. Does nothing if it has been claimed again, started, changed or deleted
     /// since. Returns whether it did.
     pub async fn put_back(&self, id: i64, number: i32) -> Result<bool> {
-        let done = self.lapsed(self.transition(id, &PutBack { number }).await);
-        done.inspect(|done| self.tally.put_back.add(u64::from(*done)))
+        lapsed(self.transition(id, PutBack { number }).await)
     }
 
     /// Ends an attempt whose lease has ended. Does nothing if it was extended, or is over. Returns whether it did.
     pub(in crate::queue::jobs) async fn expire(&self, id: i64, number: i32) -> Result<bool> {
-        self.lapsed(self.transition(id, &Expire { number, store: self }).await)
+        lapsed(self.transition(id, Expire { number, policy: self.policy }).await)
     }
+}
 
-    /// Whether an attempt has ended. Its client has more room then, and may be there all the same.
-    fn lapsed(&self, lapsed: Result<Lapsed>) -> Result<bool> {
-        match lapsed {
-            Ok(Lapsed::Ended(client_id)) => {
-                self.has_room(client_id.as_deref());
-                Ok(true)
-            }
-            // A job that was deleted meanwhile has no need of what was to be done.
-            Ok(Lapsed::Not) | Err(Error::NotFound(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+/// Whether an attempt has ended. A job that was deleted meanwhile has no need of what was to be done.
+fn lapsed(lapsed: Result<Lapsed>) -> Result<bool> {
+    match lapsed {
+        Ok(Lapsed::Ended(_)) => Ok(true),
+        Ok(Lapsed::Not) | Err(Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -52,6 +47,15 @@ enum Lapsed {
     Ended(Option<String>),
     /// It was over, or is extended.
     Not,
+}
+
+impl Lapsed {
+    /// The client has more room, and may be there all the same.
+    fn follow(&self, store: &Store) {
+        if let Self::Ended(client_id) = self {
+            store.has_room(client_id.as_deref());
+        }
+    }
 }
 
 struct PutBack {
@@ -75,14 +79,19 @@ impl Ask for PutBack {
     async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Lapsed> {
         end(transaction, job, self.number, AttemptStatus::Released, status, "not delivered").await
     }
+
+    fn follow(&self, store: &Store, lapsed: &Lapsed) {
+        lapsed.follow(store);
+        store.tally.put_back.add(u64::from(matches!(lapsed, Lapsed::Ended(_))));
+    }
 }
 
-struct Expire<'a> {
+struct Expire {
     number: i32,
-    store: &'a Store,
+    policy: Policy,
 }
 
-impl Ask for Expire<'_> {
+impl Ask for Expire {
     type Output = Lapsed;
 
     async fn decide(&self, transaction: &Transaction<'_>, job: &Locked) -> Result<Decision<Lapsed>> {
@@ -92,13 +101,17 @@ impl Ask for Expire<'_> {
         }
         let to = match attempt.cancel_requested {
             true => Move::to(Status::Cancelled, job),
-            false => failed(job, self.store.next(job)),
+            false => failed(job, self.policy.next(job.retry, job.failed_attempts)),
         };
         Ok(Decision::Move(to))
     }
 
     async fn conclude(&self, transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Lapsed> {
         end(transaction, job, self.number, AttemptStatus::Expired, status, "lease expired").await
+    }
+
+    fn follow(&self, store: &Store, lapsed: &Lapsed) {
+        lapsed.follow(store);
     }
 }
 

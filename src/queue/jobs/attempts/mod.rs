@@ -13,10 +13,10 @@ mod together;
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
-use super::{Status, Store};
+use super::{Status, Store, graph::Locked};
 use crate::{
     postgres::{
-        Row,
+        Row, Transaction,
         query::{Params, attempts as sql},
         types::Json,
     },
@@ -25,7 +25,7 @@ use crate::{
 pub(super) use together::{Completions, Starts};
 
 /// How many attempts of a job are kept at least: as many as may fail in a row. One that is preempted again and again has no others; the oldest are forgotten.
-pub(super) const KEPT: i32 = 1000;
+const KEPT: i32 = 1000;
 
 /// One claim of a job.
 #[derive(Debug, Clone)]
@@ -235,6 +235,12 @@ impl Store {
         let rows = sql::HEARTBEAT_OF_CLIENT.all(&client, &[&client_id]).await?;
         Ok(rows.iter().map(left).collect())
     }
+}
+
+/// Lets the attempt of a job, whose row is locked, follow what the job is set to. Tells whose it was, if it ended.
+pub(super) async fn follow(transaction: &Transaction<'_>, job: &Locked, status: Status) -> Result<Option<String>> {
+    let row = sql::FOLLOW.maybe(transaction, &[&job.id, &job.attempt, &status.as_str(), &KEPT]).await?;
+    Ok(row.and_then(|row| row.get("client_id")))
 }
 
 fn stale(attempt: &Attempt, current: i32, job_status: Status) -> Error {

@@ -10,7 +10,7 @@ use crate::{
         query::{Params, attempts as sql},
     },
     queue::{
-        Error, Owner, Result, Thing,
+        Error, Owner, Policy, Result, Thing,
         jobs::{
             Status, Store,
             graph::Locked,
@@ -55,12 +55,8 @@ impl Store {
                 if let Some(owner) = &by {
                     self.check_reporter(job_id, number, owner).await?;
                 }
-                let (attempt, is_new) = self.transition(job_id, &End { number, outcome: &outcome, log_tail, store: self }).await?;
-                if is_new {
-                    self.has_room(attempt.client_id.as_deref());
-                    self.tally.ended(&outcome, attempt.job_status == Some(Status::Pending));
-                }
-                Ok(attempt)
+                let end = End { number, outcome, log_tail, policy: self.policy };
+                Ok(self.transition(job_id, end).await?.0)
             }
         }
     }
@@ -91,14 +87,14 @@ impl Store {
     }
 }
 
-struct End<'a> {
+struct End {
     number: i32,
-    outcome: &'a Outcome,
+    outcome: Outcome,
     log_tail: Option<String>,
-    store: &'a Store,
+    policy: Policy,
 }
 
-impl Ask for End<'_> {
+impl Ask for End {
     /// The attempt, and whether it ended now.
     type Output = (Attempt, bool);
 
@@ -114,7 +110,7 @@ impl Ask for End<'_> {
             _ if attempt.cancel_requested => Move::to(Status::Cancelled, job),
             Outcome::Released(Reason::Preempted) => Move { due: Due::Now, ..Move::to(Status::Pending, job) },
             Outcome::Failed { retryable: false, .. } => failed(job, None),
-            Outcome::Failed { .. } | Outcome::Released(Reason::Unable) => failed(job, self.store.next(job)),
+            Outcome::Failed { .. } | Outcome::Released(Reason::Unable) => failed(job, self.policy.next(job.retry, job.failed_attempts)),
         };
         Ok(Decision::Move(to))
     }
@@ -131,16 +127,16 @@ impl Ask for End<'_> {
         let params: Params<'_> = &[&job.id, &self.number, &ended, &became, log_tail, &error, &exit_code, &reason, &true, &KEPT];
         Ok((attempt(&sql::END.one(transaction, params).await?), true))
     }
-}
 
-impl Store {
-    /// In how many seconds a job that has failed once more is tried again, if it is.
-    pub(super) fn next(&self, job: &Locked) -> Option<f64> {
-        self.policy.next(job.retry, job.failed_attempts)
+    fn follow(&self, store: &Store, (attempt, is_new): &(Attempt, bool)) {
+        if *is_new {
+            store.has_room(attempt.client_id.as_deref());
+            store.tally.ended(&self.outcome, attempt.job_status == Some(Status::Pending));
+        }
     }
 }
 
-/// What becomes of a job after a failure: it waits, or has failed.
+/// What becomes of a job after a failure: it waits for so many seconds, or has failed.
 pub(super) fn failed(job: &Locked, next: Option<f64>) -> Move {
     let failed_attempts = job.failed_attempts + 1;
     match next {

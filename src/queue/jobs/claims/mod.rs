@@ -28,7 +28,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
-    queue::{Error, Owner, Result, bells::Watch},
+    postgres::query::projects,
+    queue::{Error, Owner, Result, Thing, bells::Watch},
 };
 pub(super) use marks::{Marks, Places};
 
@@ -141,14 +142,15 @@ impl Claims {
                 asked => return asked,
             }
         }
-        let may_use = speaker.may_use(&self.jobs.database.client().await?, &wish.client_id).await?;
-        match may_use {
-            Some(false) => return Err(Error::OthersClient(wish.client_id)),
-            Some(true) => self.successors.insert(pair, ()),
-            // That there is none is told by the round.
-            None => {}
-        }
-        wish.speaker = None;
+        let connection = self.jobs.database.client().await?;
+        let Some(owner) = speaker.owner_of(&connection, &wish.client_id).await? else {
+            let project = projects::GET.maybe(&connection, &[&project_id]).await?;
+            return Err(Error::NotFound(project.map_or(Thing::Project(project_id), |_| Thing::Client(wish.client_id))));
+        };
+        drop(connection);
+        self.successors.insert(pair, ());
+        // It may be somebody else's by the time of the round.
+        wish.speaker = Some(owner);
         self.ask(project_id, wish, until).await
     }
 

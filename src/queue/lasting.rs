@@ -16,12 +16,12 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 /// Work that costs nothing more than its box while somebody waits for it, and is a task of its own from then on.
 #[must_use]
-pub(super) struct Lasting<T: Send + 'static>(Option<Work<T>>);
+pub(in crate::queue) struct Lasting<T: Send + 'static>(Option<Work<T>>);
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl<T: Send + 'static> Lasting<T> {
-    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+    pub(in crate::queue) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
         Self(Some(Box::pin(work)))
     }
 }
