@@ -200,9 +200,10 @@ impl App {
         let drain = async {
             stop.cancelled().await;
             state.draining.begin();
-            closing.cancel();
             sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
             refuse.cancel();
+            // Not before: who waits is answered when balancers know, and asks another server then.
+            closing.cancel();
         };
         let served = async {
             http::serve(listener, api::service(&settings, &state), limits, tls.clone(), refuse.clone()).await;

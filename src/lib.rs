@@ -14,12 +14,13 @@
 //! | [`limits`] | how much may come in: exact sliding windows that all servers share |
 //! | [`postgres`], [`redis`] | the stores: pools, prepared statements, transactions, migrations; clusters, sentinels, a breaker |
 //! | [`telemetry`] | logs, the audit log, metrics, traces |
+//! | [`coalesce`] | what many ask at the same time is asked for all of them |
 //! | [`measure`] | what the parts count: atomics |
 //! | [`config`] | settings: plain data |
 //!
 //! # The import rule
 //!
-//! Imports go down only: `main → cli → app → api → http → {queue, access, limits} → {postgres, redis} → {config, measure}`. Features on one layer do not import each
+//! Imports go down only: `main → cli → app → api → http → {queue, access, limits} → {postgres, redis} → {config, measure, coalesce}`. Features on one layer do not import each
 //! other, nor do those inside `queue` import each other's stores. Only `api`, `http` and `app` know poem; only `postgres` knows tokio-postgres; only
 //! `redis`, `limits/store.rs` and `access/live.rs` know redis. `tests/architecture.rs` enforces it.
 //!
@@ -34,6 +35,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod coalesce;
 pub mod config;
 pub mod http;
 pub mod limits;

@@ -11,8 +11,16 @@ use std::{
 use syn::{UseTree, visit::Visit};
 
 /// The layers, from the top. A module may use those below its own layer, and itself.
-const LAYERS: [&[&str]; 8] =
-    [&["main"], &["cli"], &["app"], &["api"], &["http"], &["queue", "access", "limits"], &["postgres", "redis"], &["config", "measure"]];
+const LAYERS: [&[&str]; 8] = [
+    &["main"],
+    &["cli"],
+    &["app"],
+    &["api"],
+    &["http"],
+    &["queue", "access", "limits"],
+    &["postgres", "redis"],
+    &["config", "measure", "coalesce"],
+];
 
 /// May be used by the top four only (by `api` since it knows who did what), and uses nothing but the settings and what was measured.
 const TELEMETRY: &str = "telemetry";

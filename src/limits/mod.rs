@@ -7,15 +7,13 @@
 //! [`store`] is the way to it, `admit.lua` the one script call that a request costs: it reads Redis's own clock, and can look at the subject's record in
 //! the same call, so that what was verified and what is charged belong to the same moment.
 //!
-//! [`batch`] lets those who ask at the same time ask in one call. [`refused`] remembers who is over a limit, so that a flood costs Redis nothing. [`local`] is what a server does by itself while Redis is away.
+//! [`refused`] remembers who is over a limit, so that a flood costs Redis nothing. [`local`] is what a server does by itself while Redis is away.
 
-pub mod batch;
 pub mod local;
 pub mod refused;
 pub mod store;
 pub mod window;
 
-pub use batch::Batches;
 pub use local::{Kind, Local, Owed};
 pub use refused::Refused;
 pub use store::{Admission, Admissions, Error, Guard, Limits, Question, Window};

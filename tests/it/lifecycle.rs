@@ -1,6 +1,9 @@
 //! Processes: starting, stopping, what they write.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -42,6 +45,47 @@ async fn readyz_says_503_before_connections_are_refused() {
     assert_eq!(process.api.get("/readyz").await.expect(503)["status"], "draining");
     assert_eq!(process.api.get("/livez").await.expect(200), json!({"status": "healthy"}));
     process.api.get("/projects").await.expect(200);
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}\n{log}");
+}
+
+/// A balancer that has not noticed yet sends claims, which are served as ever; who waits is answered when it has, and asks elsewhere then.
+#[tokio::test]
+async fn claims_are_served_until_connections_are_refused_and_those_that_wait_are_answered_then() {
+    let database = TestDatabase::new().await;
+    let process = Process::start_with(&database, &[("DRAIN_DELAY_SECONDS", "3")]).await;
+    let (project, task) = process.api.project_with_task("p").await;
+    for client in ["a", "b", "c"] {
+        let client = json!({"id": client, "name": "c", "entity": "lab", "available_cpu": 1, "available_accelerators": 0});
+        process.api.post("/clients/register", client).await.expect(201);
+    }
+    let database = database.connect().await;
+    let parked = async |clients: i64| -> bool {
+        let heard = "select count(*) from clients where last_heartbeat > created_at";
+        database.query_one(heard, &[]).await.unwrap().get::<_, i64>(0) == clients
+    };
+    let claim = |client: &'static str| {
+        let (api, path) = (process.api.clone(), format!("/projects/{project}/claims"));
+        tokio::spawn(async move { api.post(&path, json!({"client_id": client, "wait_seconds": 60})).await.expect(200)["jobs"].clone() })
+    };
+    let before = claim("a");
+    eventually("it is parked", || parked(1)).await;
+    let began = Instant::now();
+    process.signal(Signal::SIGTERM);
+    eventually("it drains", || async { process.api.get("/readyz").await.status == 503 }).await;
+    let during = claim("b");
+    eventually("it is parked as well", || parked(2)).await;
+    let job = process.api.job(project, task, "j", &[]).await;
+    assert_eq!(before.await.unwrap()[0]["job"]["id"], job, "whoever waits is served");
+    let last = claim("c");
+    for waits in [during, last] {
+        assert_eq!(waits.await.unwrap(), json!([]), "there was nothing more");
+    }
+    assert!(
+        began.elapsed() >= Duration::from_secs(3),
+        "expected those who wait to be answered when the server stops, and not after {:?}",
+        began.elapsed()
+    );
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}\n{log}");
 }

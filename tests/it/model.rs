@@ -168,7 +168,7 @@ impl Pair {
     /// Changes a job in both, after checking that they agree on whether it may be.
     async fn change(&mut self, id: i64, job: Job) {
         let circular = self.model.is_ancestor(&job.parents, id);
-        let changed = self.jobs.update(id, &Change { project_id: self.project, job: Self::as_new(&job), only_status: false }).await;
+        let changed = self.jobs.update(id, Change { project_id: self.project, job: Self::as_new(&job), only_status: false }).await;
         if circular {
             assert!(matches!(changed, Err(Error::Circular(_))), "expected a circle to be refused, got {changed:?}");
             return;

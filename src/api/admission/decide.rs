@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     api::{Error, error::Aside},
+    coalesce::{Ask, Batches},
     config::RedisFailure,
     limits::{
-        self, Admission, Admissions, Batches, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window,
-        batch::Ask,
+        self, Admission, Admissions, Guard, Limits, Local, Owed, Refused, Standing, Verdict, Window,
         refused::{Memory, Refusal},
         window::MAX_LIMIT,
     },
@@ -67,6 +67,9 @@ impl Ask for Windows {
     type Question = Question;
     type Answer = Result<Arc<Admissions>, Away>;
     type Place = Option<Slot>;
+
+    /// Redis does nothing else meanwhile.
+    const MOST: usize = 16;
 
     fn place(&self, question: &Question) -> Option<Slot> {
         self.redis.slot(question.subject)

@@ -7,8 +7,7 @@ use std::{
 
 use quick_cache::sync::Cache;
 
-use super::together::Together;
-use crate::api::Error;
+use crate::{api::Error, coalesce::Together};
 
 /// How long it is good.
 const MOMENT: Duration = Duration::from_secs(1);

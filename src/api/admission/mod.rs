@@ -29,7 +29,6 @@ mod standing;
 mod subject;
 mod tally;
 mod tend;
-mod together;
 mod token;
 mod visitors;
 
@@ -48,6 +47,7 @@ pub use tally::Count;
 use super::Error;
 use crate::{
     access::{self, ConfiguredKeys, HeldToken, KeyId, Keys, Record, Store, Tokens, TrustedProxies, Verifier, address::NotANetwork},
+    coalesce::Together,
     config::{ForwardedBy, Settings},
     http::Head,
     limits::{Guard, Window},
@@ -64,7 +64,6 @@ use last_used::LastUsed;
 use lately::Lately;
 use subject::Subject;
 use tally::Tally;
-use together::Together;
 use visitors::Visitors;
 
 /// How many keys a server knows at a time, and how many tokens.

@@ -145,3 +145,42 @@ async fn ten_thousand_claims_may_wait_and_are_served_in_their_order() {
     assert_eq!((kept.len(), clients.len()), (CLAIMS, CLAIMS), "each client has one");
     eprintln!("{CLAIMS} claims waited with {each:?} bytes each, {rate:.1} transactions a second and server, and were served in {took:?}");
 }
+
+/// It is nothing to the stores in how many projects somebody waits, neither where there is nothing, nor where there is something that nobody has room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stderr, reason = "it measures")]
+async fn a_server_asks_as_rarely_for_those_who_wait_in_many_projects() {
+    const PROJECTS: usize = 300;
+    let database = TestDatabase::new().await;
+    let server = Process::start_with(&database, &[("LOG_FILTER", "warn"), ("MAX_CONNECTIONS_PER_ADDRESS", "0")]).await;
+    let watcher = database.connect().await;
+    // Each client has room for one CPU. In every other project there is a job, which needs two.
+    let rows = format!(
+        "insert into projects (name, description, status) select 'p' || n, '', 'ACTIVE' from generate_series(1, {PROJECTS}) as n;
+         insert into tasks (project_id, name, required_cpu, required_accelerators) select id, 't', 2, 0 from projects;
+         insert into jobs (project_id, task_id, name, parameters, status, priority, unmet)
+             select project_id, id, 'j', '{{}}', 'PENDING', 0, 0 from tasks where id % 2 = 0;
+         insert into clients (id, name, entity, available_cpu, available_accelerators, last_heartbeat)
+             select 'client-' || id, 'c', 'lab', 1, 0, now() - interval '1 hour' from projects;"
+    );
+    watcher.batch_execute(&rows).await.unwrap();
+    let projects = watcher.query("select id from projects order by id", &[]).await.unwrap();
+    let projects: Vec<i64> = projects.iter().map(|row| row.get(0)).collect();
+    let waiting: Vec<_> = projects.iter().map(|id| tokio::spawn(claim(server.address(), *id, usize::try_from(*id).unwrap()))).collect();
+    let heard = "select count(*) from clients where last_heartbeat > now() - interval '30 minutes'";
+    let are_parked = async || watcher.query_one(heard, &[]).await.unwrap().get::<_, i64>(0) == PROJECTS as i64;
+    within(PATIENCE, "all claims wait", are_parked).await;
+    let (began, first) = (Instant::now(), transactions(&watcher).await);
+    sleep(Duration::from_secs(5)).await;
+    let rate = (transactions(&watcher).await - first) as f64 / began.elapsed().as_secs_f64();
+    assert!(rate < 40.0, "expected that a server asks PostgreSQL now and then, not {rate} times a second for {PROJECTS} projects");
+    // Nobody tells the server that there is something, and it sees it by itself.
+    watcher.batch_execute("update tasks set required_cpu = 1").await.unwrap();
+    within(PATIENCE, "those with a job are served", async || {
+        waiting.iter().filter(|waiting| waiting.is_finished()).count() == PROJECTS / 2
+    })
+    .await;
+    eprintln!("claims in {PROJECTS} projects waited with {rate:.1} transactions a second");
+    drop(server);
+    waiting.iter().for_each(JoinHandle::abort);
+}

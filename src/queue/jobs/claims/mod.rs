@@ -8,6 +8,7 @@
 mod assign;
 mod look;
 mod marks;
+mod outlook;
 mod round;
 mod serve;
 
@@ -25,6 +26,7 @@ use quick_cache::sync::Cache;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::outlook::Outlook;
 use super::{Handover, Job, Resources, Store};
 use crate::{
     measure::Held,
@@ -71,6 +73,7 @@ pub struct Claims {
     numbers: Arc<AtomicU64>,
     /// Clients, with keys that are not those that registered them, and have succeeded them.
     successors: Arc<Cache<(String, String), ()>>,
+    outlook: Arc<Outlook>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -123,7 +126,8 @@ impl Claims {
     /// Claims on these jobs. `tasks` is what a server waits for before it exits; when `closing` is cancelled, nobody waits any more.
     pub fn new(jobs: Store, tasks: TaskTracker, closing: CancellationToken) -> Self {
         let successors = Arc::new(Cache::new(REMEMBERED));
-        Self { jobs, queues: Arc::default(), numbers: Arc::default(), successors, tasks, closing }
+        let outlook = Arc::new(Outlook::new(&jobs.database));
+        Self { jobs, queues: Arc::default(), numbers: Arc::default(), successors, outlook, tasks, closing }
     }
 
     /// Claims jobs of a project, and waits for the first if there are none. None after that time.

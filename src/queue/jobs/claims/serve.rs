@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     mem,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::time::{Instant, sleep_until};
@@ -14,16 +13,10 @@ use super::{
     marks::Marks,
     round::{Found, Round},
 };
-use crate::{
-    postgres::{Row, query::claims as sql},
-    queue::{Error, Result, jobs::Resources},
-};
+use crate::queue::{Error, jobs::Resources};
 
 /// How many claims one transaction serves.
 const TOGETHER: usize = 64;
-
-/// How long those that are parked wait before it is looked again without anybody ringing: from so long to twice as long.
-const LOOK_AGAIN: Duration = Duration::from_millis(1000);
 
 impl Claims {
     /// Serves a project as long as anybody claims.
@@ -32,7 +25,7 @@ impl Claims {
         let bell = self.jobs.bells.hear(project_id);
         let marks = Mutex::default();
         let mut parked: Vec<Claim> = Vec::new();
-        let mut look_again = next_look();
+        let mut look_again = self.outlook.next_look();
         loop {
             let Some(new) = self.arrived(project_id, parked.is_empty()) else {
                 serving.is_done = true;
@@ -41,7 +34,7 @@ impl Claims {
             let is_late = Instant::now() >= look_again;
             // However often it rings: nobody is told of everything that gives a client more room.
             if is_late {
-                look_again = next_look();
+                look_again = self.outlook.next_look();
             }
             if (bell.has_rung() || is_late) && !parked.is_empty() {
                 parked.extend(new);
@@ -89,9 +82,9 @@ impl Claims {
         let mut is_any_left = true;
         loop {
             // While the database is away, those that just came are told so.
-            let heads = if is_any_left { self.heads(project_id, &claims).await.unwrap_or_default() } else { Vec::new() };
+            let heads = if is_any_left { self.heads(project_id, &claims).await } else { [].into() };
             if mem::take(&mut is_late) {
-                self.measure(&heads, &mut claims).await.unwrap_or_default();
+                self.measure(&heads, &mut claims).await;
             }
             let is_hopeful = |claim: &mut Claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head, claim.limit()));
             let together: Vec<Claim> = claims.extract_if(.., is_hopeful).take(TOGETHER).collect();
@@ -113,7 +106,7 @@ impl Claims {
     }
 
     /// Looks what clients have left, of those that could take something if they had more than when they were last looked at.
-    async fn measure(&self, heads: &[Head], claims: &mut [Claim]) -> Result<()> {
+    async fn measure(&self, heads: &[Head], claims: &mut [Claim]) {
         let is_short = |claim: &&mut Claim| {
             let with = |limit| heads.iter().any(|head| claim.could_take(head, limit));
             claim.is_parked && !with(claim.limit()) && with(claim.wish.limit)
@@ -123,30 +116,21 @@ impl Claims {
             short.entry(claim.wish.client_id.clone()).or_default().push(claim);
         }
         if short.is_empty() {
-            return Ok(());
+            return;
         }
-        let ids: Vec<&str> = short.keys().map(String::as_str).collect();
-        let client = self.jobs.database.client().await?;
-        for row in sql::ROOM.all(&client, &[&ids]).await? {
-            let left = |column: &str| row.get::<_, i64>(column).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
-            for claim in short.get_mut(row.get::<_, &str>("id")).into_iter().flatten() {
-                claim.room = Resources { cpu: left("cpu"), accelerators: left("accelerators") };
+        let room = self.outlook.room(short.keys().cloned().collect()).await;
+        for (client, claims) in short {
+            if let Some(room) = room.get(&client) {
+                claims.into_iter().for_each(|claim| claim.room = *room);
             }
         }
-        Ok(())
     }
 
     /// What each task's most urgent ready job needs, of those that the largest of these claims would take.
-    async fn heads(&self, project_id: i64, claims: &[Claim]) -> Result<Vec<Head>> {
+    async fn heads(&self, project_id: i64, claims: &[Claim]) -> Arc<[Head]> {
         let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.wish.limit)).max().unwrap_or_default();
-        let (cpu, accelerators) = (most(|limit| limit.cpu), most(|limit| limit.accelerators));
-        let client = self.jobs.database.client().await?;
-        let rows = sql::HEADS.all(&client, &[&project_id, &cpu, &accelerators]).await?;
-        let head = |row: &Row| Head {
-            task_id: row.get("task_id"),
-            needs: Resources { cpu: row.get("required_cpu"), accelerators: row.get("required_accelerators") },
-        };
-        Ok(rows.iter().map(head).collect())
+        let most = Resources { cpu: most(|limit| limit.cpu), accelerators: most(|limit| limit.accelerators) };
+        self.outlook.heads(project_id, most).await
     }
 
     /// Answers what can be answered, in one transaction; returns the rest, in the same order.
@@ -205,15 +189,4 @@ impl Drop for Serving {
             self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.project_id);
         }
     }
-}
-
-/// When those who wait look again though nobody rang.
-fn next_look() -> Instant {
-    Instant::now() + LOOK_AGAIN.mul_f64(1.0 + jitter())
-}
-
-/// From 0 to 1, another one each time.
-fn jitter() -> f64 {
-    let random = uuid::Uuid::new_v4().as_u128() as u32;
-    f64::from(random) / f64::from(u32::MAX)
 }

@@ -2,7 +2,7 @@
 //!
 //! The first asks at once. Whoever comes with the same question before that is answered waits, and then one of them asks for all of them. So nobody is
 //! told the answer to a question that was asked before they came, a question is under way once at a time, however many ask it, and whoever is alone with
-//! theirs waits for nobody. (What is asked of Redis for each request is asked in batches, [`crate::limits::batch`].)
+//! theirs waits for nobody.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Questions `Q` that are under way, and who waits to ask them next. All who ask one together get the same answer `A`.
-pub(super) struct Together<Q: Eq + Hash, A>(Arc<Mutex<Waiting<Q, A>>>);
+pub struct Together<Q: Eq + Hash, A>(Arc<Mutex<Waiting<Q, A>>>);
 
 /// By their question, for each that is under way.
 type Waiting<Q, A> = HashMap<Arc<Q>, VecDeque<oneshot::Sender<Turn<Q, A>>>>;
@@ -41,7 +41,7 @@ impl<Q: Eq + Hash, A> Default for Together<Q, A> {
 
 impl<Q: Eq + Hash, A: Clone> Together<Q, A> {
     /// The answer to a question. What was asked by somebody who then went away before the answer came is asked again.
-    pub(super) async fn ask<F: Future<Output = A>>(&self, question: Q, ask: impl FnOnce() -> F) -> A {
+    pub async fn ask<F: Future<Output = A>>(&self, question: Q, ask: impl FnOnce() -> F) -> A {
         let question = Arc::new(question);
         let mut asking = loop {
             match self.join(&question) {

@@ -12,9 +12,6 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-/// How many questions are asked in one call at most: the other side does nothing else meanwhile.
-const MOST: usize = 16;
-
 /// How to ask.
 pub trait Ask: Send + Sync + 'static {
     /// A question.
@@ -24,6 +21,9 @@ pub trait Ask: Send + Sync + 'static {
 
     /// Where it is asked.
     type Place: Eq + Hash + Copy + Send + Sync;
+
+    /// How many questions are asked in one call at most.
+    const MOST: usize;
 
     /// Where a question is asked. Those that are asked in different places are not asked together.
     fn place(&self, question: &Self::Question) -> Self::Place;
@@ -112,7 +112,7 @@ impl<A: Ask> Batches<A> {
         let (sender, answer) = oneshot::channel();
         let line = line.get_mut();
         line.push(question, sender);
-        let full = if line.questions.len() < MOST { Vec::new() } else { line.next() };
+        let full = if line.questions.len() < A::MOST { Vec::new() } else { line.next() };
         if !full.is_empty() {
             line.calls += 1;
             drop(lines);
@@ -143,8 +143,8 @@ impl<A: Ask> Line<A> {
 
     /// What is asked next: nothing if nobody waits any more.
     fn next(&mut self) -> Batch<A> {
-        let mut next = Vec::with_capacity(self.questions.len().min(MOST));
-        while next.len() < MOST
+        let mut next = Vec::with_capacity(self.questions.len().min(A::MOST));
+        while next.len() < A::MOST
             && let Some(question) = self.questions.pop_front()
         {
             let mut askers = self.askers.remove(&question).unwrap_or_default();
@@ -204,6 +204,8 @@ mod tests {
 
     use super::*;
 
+    const MOST: usize = 16;
+
     /// Tenfold, as many calls as the gate lets through; in places by hundreds. What is asked with 13 ends in a panic, once.
     struct Tenfold {
         gate: Semaphore,
@@ -214,6 +216,8 @@ mod tests {
         type Question = u32;
         type Answer = u32;
         type Place = u32;
+
+        const MOST: usize = MOST;
 
         fn place(&self, question: &u32) -> u32 {
             question / 100
