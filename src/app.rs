@@ -84,6 +84,9 @@ struct Traces {
     spans: mpsc::Receiver<Span>,
 }
 
+/// How long it takes at most, usually, to tell other servers of jobs that were put back.
+const LAST_BELLS: Duration = Duration::from_millis(20);
+
 /// How long the last spans may take.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
@@ -209,6 +212,8 @@ impl App {
             http::serve(listener, api::service(&settings, &state), limits, tls.clone(), refuse.clone()).await;
             state.tasks.close();
             state.tasks.wait().await;
+            // What was put back last is told to other servers.
+            sleep(LAST_BELLS).await;
         };
         let too_late = async {
             refuse.cancelled().await;

@@ -6,6 +6,9 @@ use secrecy::ExposeSecret;
 
 use super::{Docs, Settings};
 
+/// How long a claim may wait.
+const LONGEST_WAIT_SECONDS: u32 = 60;
+
 /// The most requests a minute that a limit can let in. A window of it notes each.
 pub const MAX_REQUESTS: u32 = 10_000_000;
 
@@ -148,6 +151,10 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
         settings.metrics_address().is_ok_and(|address| address.is_some_and(|address| !address.ip().is_loopback())),
         "metrics_bind is not a loopback address: whoever reaches it learns how much there is to do and how it goes, without a key",
     );
+    warn(
+        settings.client_timeout_seconds <= LONGEST_WAIT_SECONDS,
+        "client_timeout_seconds is no longer than a claim may wait, which is 60: a client that waits so long without a heartbeat is taken for gone, and gets nothing",
+    );
     warn(settings.audit_log_dir.as_os_str().is_empty(), "audit_log_dir is empty: nobody will be able to say who did what");
     warn(settings.docs == Docs::Public, "docs=public: everybody may read the API's documentation");
     warnings
@@ -184,6 +191,13 @@ mod tests {
     fn the_defaults_are_safe_and_nothing_is_to_be_said_of_them() {
         assert_eq!(settings(&[]).refuse_unsafe(), Ok(()));
         assert_eq!(warnings(&settings(&[])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whoever_waits_is_not_to_be_taken_for_gone() {
+        let warned =
+            |seconds| warnings(&settings(&[("client_timeout_seconds", seconds)])).iter().any(|warning| warning.contains("client_timeout"));
+        assert_eq!([warned("60"), warned("61")], [true, false]);
     }
 
     #[test]

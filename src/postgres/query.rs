@@ -155,6 +155,7 @@ queries! {
         MAY_REPORT = "may_report",
         REQUEST_CANCEL = "request_cancel",
         START = "start",
+        TRY_LOCK_JOB = "try_lock_job",
     }
     claims {
         ARRIVE = "arrive",
@@ -249,6 +250,7 @@ queries! {
         GET_BY_NAME = "get_by_name",
         INSERT = "insert",
         LIST = "list",
+        LOCK = "lock",
         STATS = "stats",
         TOTALS = "totals",
         UPDATE = "update",

@@ -2,11 +2,14 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Result, clients,
-    jobs::{self, Pruned},
+    jobs::{self, Late, Pruned, Swept},
     projects,
 };
 use crate::measure::Counter;
@@ -91,7 +94,16 @@ impl Part<'_> {
 impl Sweeper {
     /// Does all of it again and again. Never ends.
     pub async fn run(&self) {
-        tokio::join!(self.sweep_on(), self.wake_on(), self.tidy_on(), self.prune_on(), self.learn_on());
+        let (left, late) = watch::channel(Vec::new());
+        let more = Notify::new();
+        tokio::join!(
+            self.sweep_on(left, &more),
+            self.end_on(late, &more),
+            self.wake_on(),
+            self.tidy_on(),
+            self.prune_on(),
+            self.learn_on()
+        );
     }
 
     fn part(&self, what: &'static str) -> Part<'_> {
@@ -130,8 +142,8 @@ impl Sweeper {
         }
     }
 
-    /// Takes back what leases that have ended were for.
-    async fn sweep_on(&self) {
+    /// Takes back what leases that have ended were for, and tells what is left of them.
+    async fn sweep_on(&self, left: watch::Sender<Vec<Late>>, more: &Notify) {
         let mut part = self.part("taking jobs back whose leases have ended");
         loop {
             let began = Instant::now();
@@ -139,12 +151,31 @@ impl Sweeper {
             if swept.expired > 0 {
                 tracing::info!(expired = swept.expired, "leases have ended");
             }
+            if !swept.left.is_empty() {
+                left.send_replace(swept.left);
+            }
             if swept.is_more {
                 continue;
             }
             // Where looking takes long, because nothing that ended can be vacuumed, the next one waits.
             let took = began.elapsed();
-            sleep(INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST))).await;
+            let pause = INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST));
+            timeout(pause, more.notified()).await.ok();
+        }
+    }
+
+    /// Takes back one by one what is left, beside the sweeps: it may have to wait for somebody who changes much of a project.
+    async fn end_on(&self, mut late: watch::Receiver<Vec<Late>>, more: &Notify) {
+        // The sweeps never end.
+        while late.changed().await.is_ok() {
+            let late = late.borrow_and_update().clone();
+            let Swept { expired, is_more, .. } = self.jobs.sweep_late(late).await;
+            if expired > 0 {
+                tracing::info!(expired, "leases have ended");
+            }
+            if is_more {
+                more.notify_one();
+            }
         }
     }
 

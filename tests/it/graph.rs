@@ -1,5 +1,6 @@
 //! What waits for what, over the API.
 
+mod gate;
 mod storm;
 
 use std::time::Duration;
@@ -241,6 +242,50 @@ async fn deleting_a_task_sees_the_jobs_that_are_being_moved_to_it() {
     assert!(deleting.await.unwrap().problem(409).contains(&format!("Job {child} ")));
     api.get(&format!("/jobs/{job}")).await.expect(200);
     database.assert_graph_is_true().await;
+    server.stop().await;
+}
+
+/// A task that is made while its project goes would keep jobs, and these their attempts, that nobody knows of.
+#[tokio::test]
+async fn whoever_makes_a_task_in_a_project_that_is_being_deleted_waits_and_finds_none() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let job = api.job(project, task, "j", &[]).await;
+    let (mut client, watcher) = (database.connect().await, database.connect().await);
+    let holds = client.transaction().await.unwrap();
+    holds.execute("select from jobs where id = $1 for update", &[&job]).await.unwrap();
+    let deletes = tokio::spawn({
+        let api = api.clone();
+        async move { api.delete(&format!("/projects/{project}")).await.status }
+    });
+    crate::support::eventually("the deletion waits for the job", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    let makes = tokio::spawn({
+        let api = api.clone();
+        async move { api.post("/tasks", json!({"name": "late", "project_id": project})).await }
+    });
+    crate::support::eventually("the task waits for the deletion", || async { waiting_for_locks(&watcher).await == 2 }).await;
+    holds.rollback().await.unwrap();
+    assert_eq!(deletes.await.unwrap(), 204);
+    assert!((400..405).contains(&makes.await.unwrap().status), "there is no such project any more");
+    let tasks: i64 = watcher.query_one("select count(*) from tasks", &[]).await.unwrap().get(0);
+    assert_eq!(tasks, 0);
+    server.stop().await;
+}
+
+/// What was counted of projects that are gone is not kept.
+#[tokio::test]
+async fn nothing_is_left_of_what_was_counted_in_a_project_that_was_deleted() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let (project, task) = server.api.project_with_task("p").await;
+    let job = server.api.job(project, task, "j", &[]).await;
+    server.api.set_status(job, "COMPLETED").await;
+    server.api.delete(&format!("/projects/{project}")).await.expect(204);
+    let watcher = database.connect().await;
+    let counted = async || watcher.query_one("select count(*) from job_counts", &[]).await.unwrap().get::<_, i64>(0) == 0;
+    crate::support::within(Duration::from_secs(30), "the counts are gone", counted).await;
     server.stop().await;
 }
 

@@ -7,10 +7,10 @@ with late as materialized (
     from attempts
     where ended_at is null and lease_seconds is not null and lease_expires_at <= clock_timestamp()
 )
-select locked.id as job_id, next.number
+select locked.project_id, locked.id as job_id, next.number
 from (select late.job_id, late.number from late where late.job_id > $1 order by late.job_id) as next
 cross join lateral (
-    select j.id
+    select j.id, j.project_id
     from jobs j
     where j.id = next.job_id and j.attempt = next.number and j.status in ('QUEUED', 'RUNNING')
     for no key update skip locked

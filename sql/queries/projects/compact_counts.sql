@@ -1,10 +1,10 @@
--- Makes few rows of many counts, where there are many. What somebody else is about to compact is passed over.
+-- Makes few rows of many counts, where there are many, or where they come to nothing, as those of a project that was deleted. What somebody else is about to compact is passed over.
 -- $1 from how many rows of a project's status on, $2 how many rows at most
 with many as materialized (
     select project_id, status
     from job_counts
     group by project_id, status
-    having count(*) >= $1
+    having count(*) >= $1 or sum(jobs) = 0
 ), taken as (
     delete from job_counts
     where ctid = any (array (

@@ -47,5 +47,5 @@ pub use model::{Change, Dependencies, Filter, Job, NewJob, Parent, Status, Unkno
 pub use once::{Answer, Once, Submitted};
 pub use prune::Pruned;
 pub use store::Store;
-pub use sweep::Swept;
+pub use sweep::{Late, Swept};
 pub use tally::Stats;

@@ -66,6 +66,10 @@ impl Store {
         let ringing = self.bells.ring_after(project_id);
         let added = self.database.transaction(&work).await;
         ringing.end(&added);
+        if added.is_err() && jobs.iter().any(|job| !job.depends.is_empty()) {
+            // What they were to depend on was held, and passed over by whoever claimed meanwhile.
+            self.bells.ring(project_id);
+        }
         if let Some(due) = jobs.iter().filter_map(|job| job.not_before).min() {
             self.alarm.set(due);
         }

@@ -2,13 +2,13 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Store;
 use crate::{
     postgres::{
-        Transaction, Work,
+        Row, Transaction, Work,
         query::{Params, attempts, jobs, schema},
     },
     queue::{Error, Policy, Result, retry::LONGEST_BACKOFF_SECONDS},
@@ -17,26 +17,68 @@ use crate::{
 /// How many jobs one statement touches.
 const BATCH: usize = 500;
 
-/// For how long leases are ended one by one before it is looked again for those that can be ended together.
-const TURN: Duration = Duration::from_secs(1);
+/// How many leases are ended one by one before it is looked for what is left of them now.
+const TURN: usize = 200;
+
+/// How long one of them may take: whoever changes much of a project keeps those of that project waiting, and no others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of leases that had ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many there were.
+    /// How many were ended.
     pub expired: usize,
-    /// Whether there is more to do, or was so much that there may be by now.
+    /// Those that could not be ended together with others: what follows from them may reach other jobs.
+    pub left: Vec<Late>,
+    /// Whether there were so many that there may be more by now.
     pub is_more: bool,
 }
 
+/// A lease that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    project_id: i64,
+    job_id: i64,
+    number: i32,
+}
+
 impl Store {
-    /// Takes jobs from clients whose leases have ended.
+    /// Takes jobs from clients whose leases have ended, as many as can be taken together.
     pub async fn sweep_leases(&self) -> Result<Swept> {
         let mut swept = Swept::default();
-        let left = self.give_back(&mut swept).await?;
-        let is_cut = self.expire_all(left, &mut swept).await;
-        swept.is_more = is_cut || swept.expired >= BATCH;
+        self.give_back(&mut swept).await?;
+        swept.is_more = swept.expired >= BATCH;
         Ok(swept)
+    }
+
+    /// Takes jobs from clients whose leases have ended, one by one: some of those that are left of a sweep.
+    pub async fn sweep_late(&self, mut late: Vec<Late>) -> Swept {
+        if !late.is_empty() {
+            // Servers that have the same before them begin at different ends.
+            let first = Uuid::new_v4().as_u128() % late.len() as u128;
+            late.rotate_left(usize::try_from(first).expect("it is an index"));
+        }
+        let mut swept = Swept { is_more: late.len() > TURN, ..Swept::default() };
+        let mut jammed = HashSet::new();
+        for Late { project_id, job_id: job, number } in late.into_iter().take(TURN) {
+            if jammed.contains(&project_id) {
+                continue;
+            }
+            // One that fails, or waits, must not keep the others.
+            match timeout(PATIENCE, self.expire(job, number)).await {
+                Ok(Ok(is_done)) => swept.expired += usize::from(is_done),
+                Ok(Err(error)) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, job, "a lease that has ended could not be taken back; it is tried again");
+                }
+                Err(_) => {
+                    jammed.insert(project_id);
+                    tracing::info!(project = project_id, "leases that have ended wait for somebody who changes much of their project");
+                }
+            }
+        }
+        self.tally.expired.add(swept.expired as u64);
+        swept
     }
 
     /// Makes jobs ready whose time has come. Returns in how many seconds the next one is due, if any will be.
@@ -95,9 +137,9 @@ impl Store {
         }
     }
 
-    /// Ends leases together, as long as there are any. Returns those that are left: what follows from them may reach other jobs.
-    async fn give_back(&self, swept: &mut Swept) -> Result<Vec<(i64, i32)>> {
-        let (mut after, mut left) = (0, Vec::new());
+    /// Ends leases together, as long as there are any.
+    async fn give_back(&self, swept: &mut Swept) -> Result<()> {
+        let mut after = 0;
         loop {
             let batch = GiveBack { after, policy: &self.policy, is_looked_at: false };
             let Given { late, ended, waiting, clients } = match self.database.transaction(&batch).await {
@@ -115,39 +157,12 @@ impl Store {
             self.ring(waiting);
             clients.iter().for_each(|client| self.has_room(Some(client)));
             let (is_full, last) = (late.len() == BATCH, late.last().copied());
-            left.extend(late.into_iter().filter(|(job, _)| !ended.contains(job)));
+            swept.left.extend(late.into_iter().filter(|late| !ended.contains(&late.job_id)));
             match last {
-                Some((job, _)) if is_full => after = job,
-                _ => return Ok(left),
+                Some(last) if is_full => after = last.job_id,
+                _ => return Ok(()),
             }
         }
-    }
-
-    /// Ends leases one by one: each may block what waits for it. Returns whether that took too long and some are left, for others' leases end meanwhile.
-    async fn expire_all(&self, mut left: Vec<(i64, i32)>, swept: &mut Swept) -> bool {
-        let began = Instant::now();
-        if !left.is_empty() {
-            // Servers that have the same before them begin at different ends.
-            let first = Uuid::new_v4().as_u128() % left.len() as u128;
-            left.rotate_left(usize::try_from(first).expect("it is an index"));
-        }
-        for (job, number) in left {
-            if began.elapsed() >= TURN {
-                return true;
-            }
-            match self.expire(job, number).await {
-                Ok(done) => {
-                    swept.expired += usize::from(done);
-                    self.tally.expired.add(u64::from(done));
-                }
-                // One that fails must not keep the others.
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, job, "a lease that has ended could not be taken back; it is tried again");
-                }
-            }
-        }
-        false
     }
 }
 
@@ -163,8 +178,8 @@ struct GiveBack<'a> {
 
 /// What became of some leases.
 struct Given {
-    /// Their jobs and attempts, by job.
-    late: Vec<(i64, i32)>,
+    /// All of them, by job.
+    late: Vec<Late>,
     /// The jobs whose attempts ended now.
     ended: HashSet<i64>,
     /// The projects of those that wait again, one for each.
@@ -180,12 +195,13 @@ impl Work for GiveBack<'_> {
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Given> {
         let Self { after, policy, is_looked_at } = self;
         let rows = attempts::EXPIRED.all(transaction, &[after, &(BATCH as i64)]).await?;
-        let late: Vec<(i64, i32)> = rows.iter().map(|row| (row.get("job_id"), row.get("number"))).collect();
+        let late = |row: &Row| Late { project_id: row.get("project_id"), job_id: row.get("job_id"), number: row.get("number") };
+        let late: Vec<Late> = rows.iter().map(late).collect();
         let mut given = Given { late, ended: HashSet::new(), waiting: Vec::new(), clients: HashSet::new() };
         if given.late.is_empty() || *is_looked_at {
             return Ok(given);
         }
-        let jobs: Vec<i64> = given.late.iter().map(|(job, _)| *job).collect();
+        let jobs: Vec<i64> = given.late.iter().map(|late| late.job_id).collect();
         let params: Params<'_> = &[&jobs, &policy.max_attempts, &policy.backoff_seconds, &LONGEST_BACKOFF_SECONDS];
         for row in attempts::GIVE_BACK.all(transaction, params).await? {
             given.ended.insert(row.get("id"));

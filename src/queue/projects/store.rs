@@ -168,8 +168,9 @@ impl Work for Delete {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<String>> {
-        // What would become a job's attempt while the project goes has to wait, and then finds no job.
+        // What would become a task, a job or an attempt while the project goes has to wait, and then finds none.
         graph::LOCK_EXCLUSIVE.maybe(transaction, &[&self.id]).await?;
+        sql::LOCK.maybe(transaction, &[&self.id]).await?;
         tasks::LOCK_OF_PROJECT.all(transaction, &[&self.id]).await?;
         graph::LOCK_PROJECT_JOBS.one(transaction, &[&self.id]).await?;
         let freed = graph::DETACH_PROJECT.all(transaction, &[&self.id]).await?;

@@ -77,6 +77,27 @@ async fn a_client_waits_for_its_job_to_be_taken_from_it_and_no_longer() {
     world.end().await;
 }
 
+/// A client is forgotten while its claim waits, and registered anew with more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_registered_anew_waits_no_longer_for_what_fits_it_now() {
+    let world = World::new().await;
+    let job = world.job_with("j", json!({"task_id": world.task("large", 9, 0).await})).await;
+    let mut late = Vec::new();
+    for attempt in 1..=7 {
+        world.client("node", 8, 0).await;
+        let waits = world.waiting(&world.api).await;
+        world.api.delete("/clients/node").await.expect(204);
+        let began = Instant::now();
+        world.client("node", 9, 0).await;
+        let (at, claimed) = waits.await.unwrap();
+        late.push(at - began);
+        assert_eq!(claimed["jobs"][0]["job"]["id"], job);
+        world.say(job, attempt, "release", json!({"reason": "preempted"})).await.expect(200);
+    }
+    assert_soon(late, "its registration");
+    world.end().await;
+}
+
 /// Whoever takes a job from its client goes away in the moment of the commit, when nobody can tell what comes of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_hears_of_its_room_though_whoever_gave_it_has_gone() {

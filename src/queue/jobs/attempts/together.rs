@@ -8,7 +8,11 @@ use serde_json::value::RawValue;
 
 use super::{Attempt, attempt};
 use crate::{
-    postgres::{Database, Executor, Row, Transaction, Work, query::attempts as sql, types::Json},
+    postgres::{
+        Database, Executor, Row, Transaction, Work,
+        query::{attempts as sql, graph},
+        types::Json,
+    },
     queue::{
         Bells, Error, Owner, Result,
         jobs::{graph::adjust_children, group::Changes, tally::Tally},
@@ -147,13 +151,18 @@ impl Work for Alone<'_> {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<Attempt>> {
-        let Self { said: Said { job_id, number, by }, completion, .. } = self;
+        let Self { project_id, said: Said { job_id, number, by }, completion } = self;
         if let Some(owner) = by {
             // Before anything is waited for.
             owner.check_attempt(transaction, *job_id, *number).await?;
         }
-        if sql::LOCK_JOB.maybe(transaction, &[job_id, number]).await?.is_none() {
-            return Ok(None);
+        let Some(row) = sql::TRY_LOCK_JOB.maybe(transaction, &[job_id, number]).await? else { return Ok(None) };
+        if row.get("is_held") {
+            // By those, maybe, who add jobs that depend on it: there may always be another one, but for who takes the graph.
+            graph::LOCK_EXCLUSIVE.maybe(transaction, &[project_id]).await?;
+            if sql::LOCK_JOB.maybe(transaction, &[job_id, number]).await?.is_none() {
+                return Ok(None);
+            }
         }
         // A heartbeat may have it.
         sql::LOCK.maybe(transaction, &[job_id, number]).await?;

@@ -85,6 +85,7 @@ const REMEMBERED: usize = 10_000;
 const ANYTHING: Resources = Resources { cpu: i32::MAX, accelerators: i32::MAX };
 
 /// A task of which jobs are ready, and what these need.
+#[derive(Debug, Clone, Copy)]
 struct Head {
     task_id: i64,
     needs: Resources,

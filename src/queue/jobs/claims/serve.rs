@@ -1,7 +1,7 @@
 //! Serving the claims of one project.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -79,10 +79,12 @@ impl Claims {
             claim.room = ANYTHING;
         }
         let mut left = Vec::new();
-        let mut is_any_left = true;
+        // Tasks of which others hold what there is: all who are parked would find that too, one round after the other.
+        let mut held = HashSet::new();
         loop {
             // While the database is away, those that just came are told so.
-            let heads = if is_any_left { self.heads(project_id, &claims).await } else { [].into() };
+            let mut heads = if self.closing.is_cancelled() { Vec::new() } else { self.heads(project_id, &claims).await.to_vec() };
+            heads.retain(|head| !held.contains(&head.task_id));
             if mem::take(&mut is_late) {
                 self.measure(&heads, &mut claims).await;
             }
@@ -94,11 +96,11 @@ impl Claims {
             let count = together.len();
             self.jobs.tally.woken.add(together.iter().filter(|claim| claim.is_parked).count() as u64);
             let unserved = self.round(project_id, marks, together).await;
-            // Others hold what there is, and all who are parked would find that too, one round after the other.
-            let is_held =
-                unserved.len() == count && unserved.iter().any(|claim| heads.iter().any(|head| claim.could_take(head, claim.limit())));
+            if unserved.len() == count {
+                let is_held = |head: &&Head| unserved.iter().any(|claim| claim.could_take(head, claim.limit()));
+                held.extend(heads.iter().filter(is_held).map(|head| head.task_id));
+            }
             left.extend(unserved);
-            is_any_left &= !is_held && !self.closing.is_cancelled();
         }
         left.append(&mut claims);
         left.sort_by_key(|claim| claim.number);

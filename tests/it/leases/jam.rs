@@ -1,0 +1,118 @@
+//! One project in which everything waits is nothing to the others.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::World;
+use crate::support::{eventually, id, waiting_for_locks, within};
+
+/// Somebody holds a project's graph, and a lease has ended there of which more follows. The leases of others end as they should, also those of which more follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_has_to_wait_for_its_project_keeps_no_other_projects() {
+    let world = World::with(&[("max_attempts", "1")]).await;
+    let (mut holder, database) = (world.database.connect().await, world.database.connect().await);
+    let mut jobs = Vec::new();
+    for name in ["jammed", "other"] {
+        let (project, task) = world.api.project_with_task(name).await;
+        for is_parent in [true, false] {
+            let job = world.api.job(project, task, "j", &[]).await;
+            if is_parent {
+                world.api.job(project, task, "child", &[job]).await;
+            }
+            let claimed = world.api.post(&format!("/projects/{project}/claims"), json!({"client_id": "node"})).await.expect(200);
+            assert_eq!(claimed["jobs"][0]["job"]["id"], job);
+            jobs.push((project, job));
+        }
+    }
+    let [(jammed, stuck), _, others @ ..] = &jobs[..] else { unreachable!("there are four") };
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from projects where id = $1 for update", &[jammed]).await.unwrap();
+    let late = "update attempts set lease_expires_at = now() where job_id = $1";
+    database.execute(late, &[stuck]).await.unwrap();
+    eventually("its end waits", || async { waiting_for_locks(&database).await >= 1 }).await;
+    for (_, job) in others {
+        database.execute(late, &[job]).await.unwrap();
+    }
+    let have_failed = async || join_all(others.iter().map(|(_, job)| world.api.status(*job))).await.iter().all(|status| status == "FAILED");
+    within(Duration::from_secs(6), "the other leases have ended", have_failed).await;
+    assert_eq!(world.api.status(*stuck).await, "QUEUED", "this one waits");
+    holds.rollback().await.unwrap();
+    within(Duration::from_secs(10), "and ends when it can", async || world.api.status(*stuck).await == "FAILED").await;
+    world.end().await;
+}
+
+/// What fetches jobs of one project waits, and has half of the pool at most.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_fetch_jobs_of_a_project_leave_connections_to_others() {
+    let world = World::new().await;
+    world.jobs(40).await;
+    let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
+    let holds = holder.transaction().await.unwrap();
+    holds.batch_execute("lock table attempts in share mode").await.unwrap();
+    let fetches: Vec<_> = (0..40)
+        .map(|_| {
+            let (api, path) = (world.api.clone(), format!("/projects/{}/fetch_job", world.project));
+            tokio::spawn(async move { api.get(&path).await.expect(200)["job"]["id"].as_i64() })
+        })
+        .collect();
+    eventually("they wait", || async { waiting_for_locks(&watcher).await >= 4 }).await;
+    for _ in 0..10 {
+        world.api.get("/projects").await.expect(200);
+    }
+    holds.rollback().await.unwrap();
+    let mut fetched: Vec<_> = join_all(fetches).await.into_iter().map(|job| job.unwrap().expect("there is one for each")).collect();
+    fetched.sort_unstable();
+    fetched.dedup();
+    assert_eq!(fetched.len(), 40);
+    world.end().await;
+}
+
+/// Many wait for something that another one holds, and one behind them for something that nobody holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_hold_keeps_nobody_from_what_there_is() {
+    const CROWD: usize = 70;
+    let world = World::new().await;
+    let path = format!("/projects/{}/claims", world.project);
+    let (mut holder, database) = (world.database.connect().await, world.database.connect().await);
+    let becomes = async |status: &str| {
+        let project = json!({"name": "p", "description": "", "status": status});
+        world.api.put(&format!("/projects/{}", world.project), project).await.expect(200);
+    };
+    becomes("ARCHIVED").await;
+    let held = world.job("for CPUs").await;
+    let free = world.job_with("for accelerators", json!({"task_id": world.task("gpu", 0, 1).await})).await;
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from jobs where id = $1 for update", &[&held]).await.unwrap();
+    for n in 0..CROWD {
+        world.client(&format!("cpu-{n}"), 1, 0).await;
+    }
+    world.client("node", 0, 1).await;
+    let claim = |client: String| {
+        let (api, path) = (world.api.clone(), path.clone());
+        tokio::spawn(async move { api.post(&path, json!({"client_id": client, "wait_seconds": 60})).await.expect(200)["jobs"].clone() })
+    };
+    database.execute("update clients set last_heartbeat = now() - interval '1 minute'", &[]).await.unwrap();
+    let crowd: Vec<_> = (0..CROWD).map(|n| claim(format!("cpu-{n}"))).collect();
+    let heard = "select count(*) from clients where last_heartbeat > now() - interval '30 seconds'";
+    let crowd_size = i64::try_from(CROWD).unwrap();
+    eventually("the crowd waits", || async { database.query_one(heard, &[]).await.unwrap().get::<_, i64>(0) == crowd_size }).await;
+    let mut late = Vec::new();
+    for attempt in 1..=7 {
+        let waits = world.waiting(&world.api).await;
+        let began = Instant::now();
+        becomes("ACTIVE").await;
+        let (at, claimed) = waits.await.unwrap();
+        late.push(at - began);
+        assert_eq!(id(&claimed["jobs"][0]["job"]), free);
+        becomes("ARCHIVED").await;
+        world.say(free, attempt, "release", json!({"reason": "preempted"})).await.expect(200);
+    }
+    late.sort_unstable();
+    // Who waits looks by itself after a second at the earliest.
+    assert!(late[5] < Duration::from_millis(600), "expected most answers at once: {late:?}");
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
+    holds.rollback().await.unwrap();
+    world.end().await;
+}
