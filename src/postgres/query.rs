@@ -225,6 +225,7 @@ queries! {
         PRUNE = "prune",
         RETRY_HALTED = "retry_halted",
         SETTLE = "settle",
+        TRY_LOCK = "try_lock",
         UPDATE = "update",
     }
     keys {

@@ -60,8 +60,9 @@ async fn claims_are_served_until_connections_are_refused_and_those_that_wait_are
         process.api.post("/clients/register", client).await.expect(201);
     }
     let database = database.connect().await;
+    database.execute("update clients set last_heartbeat = now() - interval '1 hour'", &[]).await.unwrap();
     let parked = async |clients: i64| -> bool {
-        let heard = "select count(*) from clients where last_heartbeat > created_at";
+        let heard = "select count(*) from clients where last_heartbeat > now() - interval '1 minute'";
         database.query_one(heard, &[]).await.unwrap().get::<_, i64>(0) == clients
     };
     let claim = |client: &'static str| {

@@ -59,7 +59,7 @@ impl Work for Delete {
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<String>> {
         let Self { id, project_id } = self;
-        lock(transaction, *id, Some(*project_id)).await?;
+        lock(transaction, *id, Some(*project_id)).await?.done();
         if let Some(child) = sql::WAITING_CHILD.maybe(transaction, &[id]).await? {
             return Err(Error::Waited { for_what: format!("job {id}"), waiting: child.get("id"), name: child.get("name") });
         }

@@ -17,7 +17,7 @@
 //!    waited for; who completes a parent counts down its children in a later statement, which sees every edge committed before.
 //!
 //! A change *stays local* if it moves a job among PENDING-and-ready, QUEUED, RUNNING and COMPLETED, or if nothing depends on the job: then
-//! the second lock is enough. This is tried first; `Step::NeedsGraph` starts it over with the first lock. Where ids do not run
+//! the second lock is enough. This is tried first, where nobody holds that; `Step::NeedsGraph` starts it over with the first lock. Where ids do not run
 //! down the graph (dependencies given later by PUT) two transactions can meet in a deadlock; PostgreSQL ends one, which is run again.
 
 use super::{Job, Status, Store, store};
@@ -36,6 +36,16 @@ pub(super) enum Step<T> {
     NeedsGraph(i64),
 }
 
+impl<T> Step<T> {
+    /// What was done with the graph locked.
+    pub(super) fn done(self) -> T {
+        match self {
+            Self::Done(value) => value,
+            Self::NeedsGraph(_) => unreachable!("the graph was locked"),
+        }
+    }
+}
+
 /// A job's row, locked.
 pub(super) struct Locked {
     pub(super) id: i64,
@@ -52,13 +62,9 @@ pub(super) struct Locked {
 impl Store {
     /// Runs what `work` makes without a graph, and if that does not do, once more with the project whose graph it is to lock.
     pub(super) async fn in_steps<T: Send, W: Work<Output = Step<T>, Error = Error>>(&self, work: impl Fn(Option<i64>) -> W) -> Result<T> {
-        let step = match self.database.transaction(&work(None)).await? {
-            Step::NeedsGraph(project_id) => self.database.transaction(&work(Some(project_id))).await?,
-            step => step,
-        };
-        match step {
+        match self.database.transaction(&work(None)).await? {
             Step::Done(value) => Ok(value),
-            Step::NeedsGraph(_) => unreachable!("the graph was locked"),
+            Step::NeedsGraph(project_id) => Ok(self.database.transaction(&work(Some(project_id))).await?.done()),
         }
     }
 
@@ -85,17 +91,25 @@ impl Store {
     }
 }
 
-/// Locks a job, after its project's graph if that is asked for.
+/// Locks a job: after its project's graph, or else only if nobody holds it. There may always be another one who does, adding jobs below it, but for who takes the
+/// graph.
 ///
 /// # Errors
 ///
 /// [`Error::NotFound`].
-pub(super) async fn lock(transaction: &Transaction<'_>, id: i64, graph: Option<i64>) -> Result<Locked> {
-    if let Some(project_id) = graph {
-        sql::LOCK_EXCLUSIVE.maybe(transaction, &[&project_id]).await?;
+pub(super) async fn lock(transaction: &Transaction<'_>, id: i64, graph: Option<i64>) -> Result<Step<Locked>> {
+    let row = match graph {
+        Some(project_id) => {
+            sql::LOCK_EXCLUSIVE.maybe(transaction, &[&project_id]).await?;
+            jobs::LOCK.maybe(transaction, &[&id]).await?
+        }
+        None => jobs::TRY_LOCK.maybe(transaction, &[&id]).await?,
+    };
+    let row = row.ok_or(Error::NotFound(Thing::Job(id)))?;
+    if row.get::<_, Option<i64>>("id").is_none() {
+        return Ok(Step::NeedsGraph(row.get("project_of")));
     }
-    let row = jobs::LOCK.maybe(transaction, &[&id]).await?.ok_or(Error::NotFound(Thing::Job(id)))?;
-    Ok(Locked {
+    Ok(Step::Done(Locked {
         id,
         project_id: row.get("project_id"),
         status: store::status(&row),
@@ -104,7 +118,7 @@ pub(super) async fn lock(transaction: &Transaction<'_>, id: i64, graph: Option<i
         failed_attempts: row.get("failed_attempts"),
         due: row.get("due"),
         retry: Retry { max_attempts: row.get("max_attempts"), backoff_seconds: row.get("backoff_seconds") },
-    })
+    }))
 }
 
 /// The status that a job gets when `asked` is wanted, or that the graph must be locked to tell or to set it.

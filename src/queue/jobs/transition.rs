@@ -98,7 +98,10 @@ impl<A: Ask> Work for Transition<'_, A> {
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Step<A::Output>> {
         let Self { id, ask, graph, .. } = *self;
-        let job = lock(transaction, id, graph).await?;
+        let job = match lock(transaction, id, graph).await? {
+            Step::Done(job) => job,
+            Step::NeedsGraph(project_id) => return Ok(Step::NeedsGraph(project_id)),
+        };
         let asked = match ask.decide(transaction, &job).await? {
             Decision::Already(output) => return Ok(Step::Done(output)),
             Decision::Move(asked) => asked,

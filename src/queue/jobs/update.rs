@@ -71,7 +71,10 @@ impl Work for Update<'_> {
             all.extend(edges(transaction, id).await?);
             parents = Some(submit::lock_parents(transaction, project_id, &all).await?);
         }
-        let mut locked = lock(transaction, id, None).await?;
+        let mut locked = match lock(transaction, id, graph).await? {
+            Step::Done(job) => job,
+            Step::NeedsGraph(project_id) => return Ok(Step::NeedsGraph(project_id)),
+        };
         let depends = edges(transaction, id).await?;
 
         if change.only_status && !is_same(&store::job(&jobs::GET.one(transaction, &[&id]).await?), &change.job) {

@@ -31,10 +31,10 @@ async fn whoever_changes_the_graph_or_completes_a_parent_comes_before_those_who_
     let client = json!({"id": "node", "name": "n", "entity": "lab", "available_cpu": 9, "available_accelerators": 0});
     api.post("/clients/register", client).await.expect(201);
     let (mut first, watcher) = (database.connect().await, database.connect().await);
-    for what in ["cancel", "complete", "DELETE"] {
+    for what in ["cancel", "complete", "clear"] {
         let parent = api.job(project, task, "parent", &[]).await;
-        // Below it is one already, so that what becomes of it reaches further. Not where that keeps it from being deleted.
-        if what != "DELETE" {
+        // Below it is one already, so that what becomes of it reaches further. Not where the queue is cleared: who adds to it finds nothing then.
+        if what != "clear" {
             api.job(project, task, "child", &[parent]).await;
         }
         if what == "complete" {
@@ -62,7 +62,7 @@ async fn whoever_changes_the_graph_or_completes_a_parent_comes_before_those_who_
         adds.rollback().await.unwrap();
         changes.await.unwrap();
         // There may be no parent any more.
-        let expected = if what == "DELETE" { 400 } else { 201 };
+        let expected = if what == "clear" { 400 } else { 201 };
         assert_eq!(later.await.unwrap(), expected, "{what}");
     }
     server.stop().await;

@@ -181,6 +181,6 @@ async fn a_server_asks_as_rarely_for_those_who_wait_in_many_projects() {
     })
     .await;
     eprintln!("claims in {PROJECTS} projects waited with {rate:.1} transactions a second");
-    drop(server);
     waiting.iter().for_each(JoinHandle::abort);
+    drop(server);
 }
