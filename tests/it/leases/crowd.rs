@@ -170,9 +170,13 @@ async fn a_server_asks_as_rarely_for_those_who_wait_in_many_projects() {
     let heard = "select count(*) from clients where last_heartbeat > now() - interval '30 minutes'";
     let are_parked = async || watcher.query_one(heard, &[]).await.unwrap().get::<_, i64>(0) == PROJECTS as i64;
     within(PATIENCE, "all claims wait", are_parked).await;
-    let (began, first) = (Instant::now(), transactions(&watcher).await);
-    sleep(Duration::from_secs(5)).await;
-    let rate = (transactions(&watcher).await - first) as f64 / began.elapsed().as_secs_f64();
+    // What was done before is counted up to a second late.
+    let mut rate = f64::INFINITY;
+    for _ in 0..3 {
+        let (began, first) = (Instant::now(), transactions(&watcher).await);
+        sleep(Duration::from_secs(3)).await;
+        rate = rate.min((transactions(&watcher).await - first) as f64 / began.elapsed().as_secs_f64());
+    }
     assert!(rate < 40.0, "expected that a server asks PostgreSQL now and then, not {rate} times a second for {PROJECTS} projects");
     // Nobody tells the server that there is something, and it sees it by itself.
     watcher.batch_execute("update tasks set required_cpu = 1").await.unwrap();
