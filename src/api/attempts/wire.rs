@@ -61,6 +61,10 @@ pub struct ClaimedJob {
     command_template: Option<Prose>,
     /// The attempt that everything is to be reported for.
     attempt: i32,
+    /// CPUs of the client that it takes: what the job may use.
+    cpu: Amount,
+    /// Accelerators of the client that it takes: what the job may use.
+    accelerators: Amount,
     /// Until when the job is the client's own.
     lease_expires_at: Timestamp,
 }
@@ -230,6 +234,8 @@ impl From<&jobs::Granted> for ClaimedJob {
             task_name: granted.task_name.clone().into(),
             command_template: granted.command_template.clone().map(Prose::from),
             attempt: granted.job.attempt,
+            cpu: granted.holds.cpu.into(),
+            accelerators: granted.holds.accelerators.into(),
             lease_expires_at: Timestamp(granted.lease_expires_at),
         }
     }

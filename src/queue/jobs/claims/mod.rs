@@ -58,6 +58,8 @@ pub struct Granted {
     pub task_name: String,
     /// How the task makes a command of the job's parameters.
     pub command_template: Option<String>,
+    /// What it holds of its client.
+    pub holds: Resources,
     /// Until when it is the client's.
     pub lease_expires_at: DateTime<Utc>,
 }

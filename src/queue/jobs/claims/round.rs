@@ -253,6 +253,7 @@ impl Round<'_> {
             job: store::job(row),
             task_name: row.get("task_name"),
             command_template: row.get("command_template"),
+            holds: Resources { cpu: row.get("cpu"), accelerators: row.get("accelerators") },
             lease_expires_at: row.get("lease_expires_at"),
         };
         Ok(rows.iter().map(|row| (row.get("id"), granted(row))).collect())
