@@ -125,7 +125,7 @@ pub enum AttemptStatus {
 }
 
 /// How it goes.
-#[derive(Debug, Deserialize, Object)]
+#[derive(Debug, Default, Deserialize, Object)]
 pub struct Heartbeat {
     /// How much is done.
     pub(super) progress: Option<Fraction>,
@@ -149,7 +149,7 @@ pub struct Lease {
 }
 
 /// That the job is done.
-#[derive(Debug, Deserialize, Object)]
+#[derive(Debug, Default, Deserialize, Object)]
 pub struct Completion {
     /// What came out of it.
     pub(super) result: Option<Outcome>,
@@ -172,6 +172,12 @@ pub struct Failure {
     pub(super) retryable: bool,
     /// The last lines that it wrote.
     pub(super) log_tail: Option<LogTail>,
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self { error: LogTail::default(), exit_code: None, retryable: yes(), log_tail: None }
+    }
 }
 
 fn yes() -> bool {

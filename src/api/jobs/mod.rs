@@ -15,7 +15,7 @@ use super::{
     Error, Tag,
     delivery::Handed,
     error::{BadRequest, Conflict, NotFound, Refusal},
-    extract::{Batch, Body, Caller, IdempotencyKey, Path, Query, Scope},
+    extract::{Batch, Body, Caller, IdempotencyKey, OptionalBody, Path, Query, Scope},
     paging,
     reply::{Created, Gone, Paged, Reply, Submission},
     tasks::none,
@@ -211,9 +211,9 @@ impl Api {
         &self,
         #[oai(scope = "Scope::Submit")] _caller: Caller,
         project_id: Path<i64>,
-        body: Body<RetryMany>,
+        body: OptionalBody<RetryMany>,
     ) -> Result<Reply<Retried>, Refusal<NotFound>> {
-        let RetryMany { status, task_id } = body.into_inner();
+        let RetryMany { status, task_id } = body.or_default();
         let retried = self.jobs.retry_all(*project_id, status.into(), task_id).await?;
         Ok(Reply(Retried { retried }))
     }

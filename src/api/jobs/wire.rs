@@ -190,6 +190,12 @@ pub struct RetryMany {
     pub(super) task_id: Option<i64>,
 }
 
+impl Default for RetryMany {
+    fn default() -> Self {
+        Self { status: failed(), task_id: None }
+    }
+}
+
 /// How a job stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Enum)]
 #[serde(rename_all = "UPPERCASE")]
