@@ -23,17 +23,18 @@ pub struct NewClaim {
     #[oai(default = "one")]
     #[serde(default = "one")]
     pub(super) max_jobs: Many,
-    /// How long to wait if there is none: the answer comes as soon as there is one.
+    /// How long to wait if there is none: the answer comes as soon as there is one. The time-out of whoever sends this must be longer.
     #[oai(default = "at_once")]
     #[serde(default = "at_once")]
     pub(super) wait_seconds: WaitSeconds,
-    /// How long each job is the client's own, unless it sends a heartbeat. Without it, what the server says.
+    /// How long each job is the client's own, unless it sends a heartbeat. Without it, what the server says (60 unless it was set otherwise).
     pub(super) lease_seconds: Option<LeaseSeconds>,
     /// CPUs for these jobs together; 0 is none. Without it, all that the client has left.
     pub(super) available_cpu: Option<Amount>,
     /// Accelerators for these jobs together; 0 is none. Without it, all that the client has left.
     pub(super) available_accelerators: Option<Amount>,
-    /// Only jobs of these tasks.
+    /// Only jobs of these tasks, of which there may be 1000.
+    #[oai(validator(max_items = 1000))]
     pub(super) task_ids: Option<Vec<i64>>,
 }
 
@@ -92,12 +93,15 @@ pub struct Attempt {
     progress: Option<Fraction>,
     /// What the client said last of how it goes.
     message: Option<Prose>,
+    /// What came out of it: any JSON of at most 64 KiB of UTF-8.
     result: Option<Outcome>,
+    /// What went wrong. At most 64 KiB of UTF-8.
     error: Option<Prose>,
     exit_code: Option<ExitCode>,
-    /// Why it was released.
+    /// Why it ended without being done: `preempted` or `unable`, as its client said when it gave the job back; `lease expired`; or `not delivered`, if the
+    /// client was gone before the claim's answer was sent.
     reason: Option<Prose>,
-    /// The last lines that it wrote, as it ended or as its client said last.
+    /// The last lines that it wrote, as it ended or as its client said last. At most 64 KiB of UTF-8.
     log_tail: Option<LogTail>,
     /// What the job became when the attempt ended.
     job_status: Option<JobStatus>,
@@ -129,9 +133,9 @@ pub enum AttemptStatus {
 pub struct Heartbeat {
     /// How much is done.
     pub(super) progress: Option<Fraction>,
-    /// How it goes, in a line.
+    /// How it goes, in a line: at most 1000 characters.
     pub(super) message: Option<Line>,
-    /// The last lines that it wrote so far: kept if nothing is heard of it any more.
+    /// The last lines that it wrote so far: kept if nothing is heard of it any more. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
     /// How long the lease lasts from now on. Without it, as long as it was claimed for.
     pub(super) lease_seconds: Option<LeaseSeconds>,
@@ -151,16 +155,16 @@ pub struct Lease {
 /// That the job is done.
 #[derive(Debug, Default, Deserialize, Object)]
 pub struct Completion {
-    /// What came out of it.
+    /// What came out of it: any JSON of at most 64 KiB as it is sent, in bytes.
     pub(super) result: Option<Outcome>,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
 }
 
 /// That it went wrong.
 #[derive(Debug, Deserialize, Object)]
 pub struct Failure {
-    /// What went wrong.
+    /// What went wrong. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     #[oai(default)]
     #[serde(default)]
     pub(super) error: LogTail,
@@ -170,7 +174,7 @@ pub struct Failure {
     #[oai(default = "yes")]
     #[serde(default = "yes")]
     pub(super) retryable: bool,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
 }
 
@@ -188,7 +192,7 @@ fn yes() -> bool {
 #[derive(Debug, Deserialize, Object)]
 pub struct Release {
     pub(super) reason: Reason,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
 }
 

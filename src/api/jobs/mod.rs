@@ -73,8 +73,9 @@ impl Api {
 
     /// Add a job
     ///
-    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the job
-    /// is there once.
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the job is there
+    /// once. The same key with another body is 422; 409 says that the first of them is still being done: send it again in a moment. What was refused is not
+    /// kept, and may be mended and sent again with its key.
     #[oai(path = "/jobs", method = "post", operation_id = "create_job")]
     async fn create(
         &self,
@@ -95,7 +96,9 @@ impl Api {
 
     /// Add many jobs at once, all or none
     ///
-    /// With an `Idempotency-Key` the request can be sent again if its answer got lost.
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the jobs are there
+    /// once. The same key with another body is 422; 409 says that the first of them is still being done: send it again in a moment. What was refused is not
+    /// kept, and may be mended and sent again with its key.
     #[oai(path = "/projects/:project_id/jobs/batch", method = "post", operation_id = "create_jobs")]
     async fn create_many(
         &self,
