@@ -70,7 +70,9 @@ async fn what_a_claim_names_is_strict() {
         assert!(detail.contains(place), "{wrong}: {detail}");
     }
     let unknown = world.api.post(&format!("/projects/{}/claims", world.project), json!({"client_id": "nobody"})).await;
-    assert_eq!(unknown.problem(404), "There is no client \"nobody\".");
+    assert_eq!(unknown.problem(404), "There is no client \"nobody\"; register it first: POST /clients/register.");
+    let unknown = world.api.post("/clients/nobody/heartbeat", json!({})).await.problem(404);
+    assert_eq!(unknown, "There is no client \"nobody\"; register it first: POST /clients/register.");
     world.api.post("/projects/99999/claims", json!({"client_id": "node"})).await.problem(404);
     world.end().await;
 }

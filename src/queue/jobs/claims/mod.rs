@@ -131,7 +131,7 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// [`Error::OthersClient`]; [`Error::NotFound`] for the project or the client.
+    /// [`Error::OthersClient`]; [`Error::Unregistered`] for the client; [`Error::NotFound`] for the project.
     pub async fn claim(&self, project_id: i64, mut wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let until = Instant::now() + wait;
         let Some(speaker) = wish.speaker.clone() else { return self.ask(project_id, wish, until).await };

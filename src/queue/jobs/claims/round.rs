@@ -184,7 +184,7 @@ impl Round<'_> {
         for (wish, client) in self.wishes.iter().zip(clients) {
             let passed_over = || match wish.speaker {
                 Some(_) => Error::OthersClient(wish.client_id.clone()),
-                None => Error::NotFound(Thing::Client(wish.client_id.clone())),
+                None => Error::Unregistered(wish.client_id.clone()),
             };
             let is_there = client.unwrap_or_default();
             found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(passed_over), room: Resources::default(), is_there });
