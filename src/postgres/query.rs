@@ -158,6 +158,7 @@ queries! {
     }
     claims {
         ARRIVE = "arrive",
+        BUSY = "busy",
         CANDIDATES = "candidates",
         HEADS = "heads",
         HELD = "held",

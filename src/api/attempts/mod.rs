@@ -1,5 +1,6 @@
 //! Claiming with a lease, and reporting: `/projects/{id}/claims`, `/jobs/{id}/attempts`.
 
+mod explanation;
 mod wire;
 
 use std::time::Duration;
@@ -7,10 +8,8 @@ use std::time::Duration;
 use poem::web::Data;
 use poem_openapi::OpenApi;
 
-pub use wire::{
-    Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Explanation, Failure, Heartbeat, Lease, NewClaim, Reason, Release, Wait,
-    WaitKind,
-};
+pub use explanation::{Explanation, Wait, WaitKind};
+pub use wire::{Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Failure, Heartbeat, Lease, NewClaim, Reason, Release};
 
 use super::{
     Error, Tag,
