@@ -137,7 +137,7 @@ impl Api {
 
     /// Change a job
     ///
-    /// Takes the whole job. This is also how the published client reports: it sends back what it read, with another status. For that the scope `work`
+    /// Takes the whole job; `max_attempts`, `backoff_seconds` and `not_before` may be left out, and stay as they are. This is also how the published client reports: it sends back what it read, with another status. For that the scope `work`
     /// is enough; to change anything else it takes `submit`.
     #[oai(path = "/jobs/:job_id", method = "put", operation_id = "update_job")]
     async fn update(

@@ -11,10 +11,10 @@ use super::{
 use crate::{
     postgres::{
         Transaction, Work,
-        query::{attempts, graph as sql, jobs},
+        query::{Params, attempts, graph as sql, jobs},
         types::Json,
     },
-    queue::{Error, Result, Thing},
+    queue::{Error, Result, Retry, Thing},
 };
 
 impl Store {
@@ -31,6 +31,10 @@ impl Store {
         let ringing = self.bells.ring_after(project_id);
         let updated = self.in_steps(|graph| Update { id, change, graph }).await;
         ringing.end(&updated);
+        // Also if that failed: it may have been done all the same.
+        if let Some(due) = change.job.not_before.filter(|_| change.job.status.is_waiting()) {
+            self.alarm.set(due);
+        }
         match updated {
             Err(Error::Database(error)) if error.constraint() == Some("jobs_task_fkey") => {
                 Err(Error::UnknownTask { project: change.project_id, task: change.job.task_id })
@@ -100,8 +104,13 @@ impl Work for Update<'_> {
             Step::Done(status) => status,
             Step::NeedsGraph(project_id) => return Ok(Step::NeedsGraph(project_id)),
         };
-        let NewJob { name, task_id, parameters, priority, .. } = &change.job;
-        jobs::UPDATE.execute(transaction, &[&id, name, task_id, &Json(&**parameters), &target.as_str(), priority]).await?;
+        let NewJob { name, task_id, parameters, priority, retry, not_before, .. } = &change.job;
+        // A time is for what waits.
+        let not_before = not_before.filter(|_| target.is_waiting());
+        let (status, parameters) = (target.as_str(), Json(&**parameters));
+        let Retry { max_attempts, backoff_seconds } = retry;
+        let params: Params<'_> = &[&id, name, task_id, &parameters, &status, priority, max_attempts, backoff_seconds, &not_before];
+        jobs::UPDATE.execute(transaction, params).await?;
         let mut client_id = None;
         if locked.status.is_live() && target != locked.status {
             let followed = attempts::FOLLOW.maybe(transaction, &[&id, &locked.attempt, &target.as_str(), &KEPT]).await?;
@@ -115,10 +124,14 @@ impl Work for Update<'_> {
 /// Whether a job is to stay what it is, but for its status and its dependencies. Parameters are compared by what they mean: who read them and sends them
 /// back may write them in another way.
 fn is_same(job: &Job, asked: &NewJob) -> bool {
+    let is_kept = |is: Option<i32>, asked: Option<i32>| asked.is_none() || asked == is;
     let means = |text: &RawValue| serde_json::from_str::<serde_json::Value>(text.get()).ok();
     job.name == asked.name
         && job.task_id == asked.task_id
         && job.priority == asked.priority
+        && is_kept(job.retry.max_attempts, asked.retry.max_attempts)
+        && is_kept(job.retry.backoff_seconds, asked.retry.backoff_seconds)
+        && (asked.not_before.is_none() || asked.not_before == job.not_before || !asked.status.is_waiting())
         && means(&job.parameters) == means(&asked.parameters)
 }
 
