@@ -48,7 +48,8 @@ pub struct Client {
     available_accelerators: Amount,
     last_heartbeat: Timestamp,
     created_at: Timestamp,
-    /// 1 until the client signs off, then 0.
+    /// 1 until the client signs off, or nothing was heard of it for a while (`client_timeout_seconds` of the server, 300 unless it was set otherwise); then 0.
+    /// It is 1 again when the client registers, claims, or sends a heartbeat, be it of one of its attempts.
     is_active: Flag,
 }
 
@@ -68,11 +69,11 @@ pub struct NewClient {
     /// Whose machine it is.
     entity: Name,
     description: Option<Prose>,
-    /// CPUs that it has for jobs.
+    /// CPUs that it has for jobs. With 0 its claims get no job of a task that needs one, as each task does that does not say otherwise.
     #[oai(default = "none")]
     #[serde(default = "none")]
     available_cpu: Amount,
-    /// Accelerators that it has for jobs.
+    /// Accelerators that it has for jobs. With 0 its claims get no job of a task that needs one.
     #[oai(default = "none")]
     #[serde(default = "none")]
     available_accelerators: Amount,
@@ -250,6 +251,10 @@ impl Api {
     }
 
     /// Sign a client off
+    ///
+    /// What it runs stays its own until the leases end, and it may report it. Its claims that wait get nothing any more: they are answered empty, at the latest
+    /// when their time is over. It is there again when it claims, registers, or sends a heartbeat, be it of one of its attempts: who goes away for good
+    /// sends none after this.
     #[oai(path = "/clients/:client_id/deactivate", method = "post", operation_id = "deactivate_client")]
     async fn deactivate(
         &self,
@@ -262,6 +267,10 @@ impl Api {
     }
 
     /// Forget a client
+    ///
+    /// What it runs is nobody's then: each job goes to others when its lease ends, and until that any key with the scope `work` may send heartbeats and report.
+    /// To cancel such a job ends it at once, since nobody can be told. Claims of the client that wait get nothing any more: they are answered empty, or with
+    /// 404.
     #[oai(path = "/clients/:client_id", method = "delete", operation_id = "delete_client")]
     async fn delete(&self, #[oai(scope = "Scope::Work")] caller: Caller, client_id: Path<String>) -> Result<Gone, Refusal<NotFound>> {
         self.check(&caller, &client_id).await?;

@@ -221,11 +221,11 @@ impl From<queue::Error> for Error {
 fn of_queue(error: &queue::Error) -> Error {
     use queue::Error::{
         Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, OthersClient,
-        PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Unserved, Waited,
+        PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Unregistered, Unserved, Waited,
     };
     let refused = |status| Error::new(status, error.to_string());
     match error {
-        NotFound(_) => refused(StatusCode::NOT_FOUND),
+        NotFound(_) | Unregistered(_) => refused(StatusCode::NOT_FOUND),
         OnlyStatus | OthersClient(_) => refused(StatusCode::FORBIDDEN),
         Stale { current, .. } => refused(StatusCode::CONFLICT).with(|wrong| wrong.current_attempt = Some(*current)),
         NameTaken(_) | Waited { .. } | NotNow { .. } | InFlight => refused(StatusCode::CONFLICT),

@@ -61,7 +61,7 @@ pub struct NewTask {
     project_id: i64,
     /// How clients make a command of a job's parameters; the server does not read it.
     command_template: Option<Prose>,
-    /// CPUs that a job of this task needs.
+    /// CPUs that a job of this task needs: 1 if it is not said, so that a client which registered with 0 gets none of them.
     #[oai(default = "one")]
     #[serde(default = "one")]
     required_cpu: Amount,

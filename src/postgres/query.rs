@@ -159,6 +159,7 @@ queries! {
     }
     claims {
         ARRIVE = "arrive",
+        BUSY = "busy",
         CANDIDATES = "candidates",
         HEADS = "heads",
         HELD = "held",

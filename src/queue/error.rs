@@ -40,6 +40,9 @@ pub enum Error {
     /// What the request is about does not exist.
     #[error("There is no {0}.")]
     NotFound(Thing),
+    /// A client that is to claim, or to be alive, and does not exist.
+    #[error("There is no client {0:?}; register it first: POST /clients/register.")]
+    Unregistered(String),
     /// A name that is taken already.
     #[error("There is already a {0}: choose another name.")]
     NameTaken(Thing),
@@ -75,7 +78,8 @@ pub enum Error {
     OnlyStatus,
     /// A client that somebody else registered.
     #[error(
-        "The client {0:?} was registered with another key, and only that key, its successors and its user's keys may speak for it: choose another id."
+        "The client {0:?} was registered with another key, and only that key, its successors and its user's keys may speak for it: choose another \
+         id, or have an administrator delete it, so that it can be registered anew."
     )]
     OthersClient(String),
     /// An archived project where an active one is needed.

@@ -84,7 +84,8 @@ async fn nobody_speaks_for_the_client_of_somebody_else() {
         other.delete("/clients/node").await,
         other.post("/clients/shared/heartbeat", json!({})).await,
     ] {
-        assert!(answer.problem(403).contains("was registered with another key"));
+        let detail = answer.problem(403);
+        assert!(detail.contains("was registered with another key") && detail.contains("have an administrator delete it"), "{detail}");
     }
     assert_eq!(admin.get("/clients/node").await.expect(200)["available_cpu"], 4, "nothing changed");
     // The same user with another key, and the key that succeeds the one that registered it.

@@ -4,6 +4,7 @@ mod changes;
 mod claiming;
 mod contention;
 mod crowd;
+mod editing;
 mod ending;
 mod explaining;
 mod forgetting;

@@ -282,6 +282,70 @@ class TestClients:
         problem(api.client_heartbeat("typed-1"), HTTPStatus.NOT_FOUND)
 
 
+class TestAttempts:
+    RESULTS = ({"accuracy": 0.97, "classes": ["ü", None]}, [1, "two", {"three": 3.5}], None)
+
+    def test_a_machine_claims_jobs_and_reports_them(
+        self, api: Calls, other: Calls, generated: Generated, task: Any, new_job: Callable, name: str
+    ) -> None:
+        models = generated.models
+        node = f"node-{name.split()[-1]}"
+        client = created(api.register_client(body=models.NewClient(node, "a machine", "a lab", available_cpu=2)))
+        jobs = [created(api.create_job(body=new_job(f"job {number}", {"n": number}))) for number in range(3)]
+        for job, result in zip(jobs, self.RESULTS, strict=True):
+            wish = models.NewClaim(client.id, task_ids=[task.id], available_cpu=1, wait_seconds=5, lease_seconds=60)
+            (claimed,) = ok(other.claim_jobs(task.project_id, body=wish)).jobs
+            assert (claimed.job.id, claimed.task_name, claimed.attempt) == (job.id, "train", 1)
+            assert (claimed.cpu, claimed.accelerators) == (1, 0), "what it may use"
+            assert claimed.job.parameters.to_dict() == job.parameters.to_dict()
+            assert ok(api.explain_job(job.id)).attempt.client_id == node
+
+            started = ok(api.start_attempt(job.id, 1))
+            assert (started.status, started.cpu, started.result) == ("RUNNING", 1, None)
+            assert ok(other.heartbeat_attempt(job.id, 1)).cancel_requested is False, "there need be no body"
+            said = models.Heartbeat(progress=0.5, message="epoch 5 of 10", log_tail="loss 0.21\n")
+            lease = ok(api.heartbeat_attempt(job.id, 1, body=said))
+            assert lease.lease_expires_at > claimed.lease_expires_at
+            told = ok(other.get_attempt(job.id, 1))
+            assert (told.progress, told.message, told.log_tail) == (0.5, "epoch 5 of 10", "loss 0.21\n")
+
+            done = ok(api.complete_attempt(job.id, 1, body=models.Completion(result=result)))
+            assert (done.status, done.job_status, done.result) == ("COMPLETED", "COMPLETED", result)
+            assert ok(other.complete_attempt(job.id, 1)) == done, "it is said again, and answered as before"
+            assert ok(other.list_attempts(job.id)) == [done]
+        assert ok(other.claim_jobs(task.project_id, body=models.NewClaim(client.id))).jobs == []
+        gone(api.delete_client(client.id))
+
+    def test_who_comes_too_late_is_told_which_attempt_it_is_now(
+        self, api: Calls, other: Calls, generated: Generated, task: Any, new_job: Callable, name: str
+    ) -> None:
+        models = generated.models
+        node = f"node-{name.split()[-1]}"
+        created(api.register_client(body=models.NewClient(node, "a machine", "a lab", available_cpu=1)))
+        job = created(api.create_job(body=new_job("a job", max_attempts=2, backoff_seconds=0)))
+        next_job = created(api.create_job(body=new_job("next")))
+
+        def claim() -> int:
+            (claimed,) = ok(other.claim_jobs(task.project_id, body=models.NewClaim(node))).jobs
+            assert claimed.job.id == job.id
+            return claimed.attempt
+
+        assert claim() == 1
+        assert ok(api.fail_attempt(job.id, 1)).job_status == "PENDING", "there need be no body"
+        assert claim() == 2
+        for late in (api.heartbeat_attempt(job.id, 1), api.complete_attempt(job.id, 1), api.start_attempt(job.id, 1)):
+            assert problem(late, HTTPStatus.CONFLICT).current_attempt == 2
+        told = ok(api.explain_job(next_job.id))
+        assert (told.status, told.waits_for, told.ahead, told.attempt) == ("PENDING", [], 0, None)
+        assert told.summary.startswith("It is ready; 0 jobs of the project are more urgent."), told.summary
+        ok(api.fail_attempt(job.id, 2, body=models.Failure(error="CUDA out of memory\n", exit_code=1)))
+        told = ok(api.explain_job(job.id))
+        assert (told.status, told.attempt) == ("FAILED", None)
+        assert told.summary.endswith("The last attempt, 2, ended with: CUDA out of memory"), told.summary
+        assert ok(other.retry_jobs(task.project_id)).retried == 1, "there need be no body"
+        gone(api.delete_client(node))
+
+
 class TestHealth:
     def test_the_server_says_that_it_is_well(self, api: Calls, other: Calls) -> None:
         for side in (api, other):

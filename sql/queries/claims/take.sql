@@ -25,11 +25,11 @@ with wanted as materialized (
            clock_timestamp() + make_interval(secs => locked.lease_seconds)
     from claimed
     join locked on locked.id = claimed.id
-    returning job_id, lease_expires_at
+    returning job_id, cpu, accelerators, lease_expires_at
 )
 select claimed.id, claimed.name, claimed.project_id, claimed.task_id, task.name as task_name, task.command_template, claimed.parameters,
        claimed.status, claimed.priority, claimed.attempt, claimed.max_attempts, claimed.backoff_seconds, claimed.not_before,
-       claimed.created_at, claimed.updated_at, begun.lease_expires_at,
+       claimed.created_at, claimed.updated_at, begun.cpu, begun.accelerators, begun.lease_expires_at,
        coalesce((
            select json_object_agg(parent.id, parent.name order by parent.id)
            from dependencies d

@@ -1,5 +1,6 @@
 //! Claiming with a lease, and reporting: `/projects/{id}/claims`, `/jobs/{id}/attempts`.
 
+mod explanation;
 mod wire;
 
 use std::time::Duration;
@@ -7,16 +8,14 @@ use std::time::Duration;
 use poem::web::Data;
 use poem_openapi::OpenApi;
 
-pub use wire::{
-    Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Explanation, Failure, Heartbeat, Lease, NewClaim, Reason, Release, Wait,
-    WaitKind,
-};
+pub use explanation::{Explanation, Wait, WaitKind};
+pub use wire::{Attempt, AttemptStatus, Claimed, ClaimedJob, Completion, Failure, Heartbeat, Lease, NewClaim, Reason, Release};
 
 use super::{
     Error, Tag,
     delivery::Handed,
     error::{Conflict, NotFound, Refusal},
-    extract::{Body, Caller, Context, Path, Query, Scope},
+    extract::{Body, Caller, Context, OptionalBody, Path, Query, Scope},
     paging,
     reply::{Paged, Reply},
     types::{Amount, AttemptNumber, Limit, Skip},
@@ -153,13 +152,13 @@ impl Api {
         #[oai(scope = "Scope::Work")] caller: Caller,
         job_id: Path<i64>,
         attempt: Path<AttemptNumber>,
-        body: Body<Heartbeat>,
+        body: OptionalBody<Heartbeat>,
     ) -> Result<Reply<Lease>, Refusal<(NotFound, Conflict)>> {
         self.check(&caller, Scope::Work, *job_id).await?;
         if let Some(owner) = caller.owner() {
             self.jobs.check_reporter(*job_id, attempt.get_i32(), &owner).await?;
         }
-        Ok(Reply(self.jobs.heartbeat(&body.into_inner().of(*job_id, *attempt)).await?.into()))
+        Ok(Reply(self.jobs.heartbeat(&body.or_default().of(*job_id, *attempt)).await?.into()))
     }
 
     /// Report that a job is done
@@ -171,9 +170,9 @@ impl Api {
         #[oai(scope = "Scope::Work")] caller: Caller,
         job_id: Path<i64>,
         attempt: Path<AttemptNumber>,
-        body: Body<Completion>,
+        body: OptionalBody<Completion>,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        let Completion { result, log_tail } = body.into_inner();
+        let Completion { result, log_tail } = body.or_default();
         let outcome = Outcome::Completed(result.map(|result| result.0));
         self.report(&caller, *job_id, *attempt, Report { outcome, log_tail: log_tail.map(|tail| tail.0) }).await
     }
@@ -187,9 +186,9 @@ impl Api {
         #[oai(scope = "Scope::Work")] caller: Caller,
         job_id: Path<i64>,
         attempt: Path<AttemptNumber>,
-        body: Body<Failure>,
+        body: OptionalBody<Failure>,
     ) -> Result<Reply<Attempt>, Refusal<(NotFound, Conflict)>> {
-        let Failure { error, exit_code, retryable, log_tail } = body.into_inner();
+        let Failure { error, exit_code, retryable, log_tail } = body.or_default();
         let outcome = Outcome::Failed { error: error.0, exit_code: exit_code.map(super::types::ExitCode::get_i32), retryable };
         self.report(&caller, *job_id, *attempt, Report { outcome, log_tail: log_tail.map(|tail| tail.0) }).await
     }

@@ -23,17 +23,18 @@ pub struct NewClaim {
     #[oai(default = "one")]
     #[serde(default = "one")]
     pub(super) max_jobs: Many,
-    /// How long to wait if there is none: the answer comes as soon as there is one.
+    /// How long to wait if there is none: the answer comes as soon as there is one. The time-out of whoever sends this must be longer.
     #[oai(default = "at_once")]
     #[serde(default = "at_once")]
     pub(super) wait_seconds: WaitSeconds,
-    /// How long each job is the client's own, unless it sends a heartbeat. Without it, what the server says.
+    /// How long each job is the client's own, unless it sends a heartbeat. Without it, what the server says (60 unless it was set otherwise).
     pub(super) lease_seconds: Option<LeaseSeconds>,
     /// CPUs for these jobs together; 0 is none. Without it, all that the client has left.
     pub(super) available_cpu: Option<Amount>,
     /// Accelerators for these jobs together; 0 is none. Without it, all that the client has left.
     pub(super) available_accelerators: Option<Amount>,
-    /// Only jobs of these tasks.
+    /// Only jobs of these tasks, of which there may be 1000.
+    #[oai(validator(max_items = 1000))]
     pub(super) task_ids: Option<Vec<i64>>,
 }
 
@@ -61,6 +62,10 @@ pub struct ClaimedJob {
     command_template: Option<Prose>,
     /// The attempt that everything is to be reported for.
     attempt: i32,
+    /// CPUs of the client that it takes: what the job may use.
+    cpu: Amount,
+    /// Accelerators of the client that it takes: what the job may use.
+    accelerators: Amount,
     /// Until when the job is the client's own.
     lease_expires_at: Timestamp,
 }
@@ -88,12 +93,15 @@ pub struct Attempt {
     progress: Option<Fraction>,
     /// What the client said last of how it goes.
     message: Option<Prose>,
+    /// What came out of it: any JSON of at most 64 KiB of UTF-8.
     result: Option<Outcome>,
+    /// What went wrong. At most 64 KiB of UTF-8.
     error: Option<Prose>,
     exit_code: Option<ExitCode>,
-    /// Why it was released.
+    /// Why it ended without being done: `preempted` or `unable`, as its client said when it gave the job back; `lease expired`; or `not delivered`, if the
+    /// client was gone before the claim's answer was sent.
     reason: Option<Prose>,
-    /// The last lines that it wrote, as it ended or as its client said last.
+    /// The last lines that it wrote, as it ended or as its client said last. At most 64 KiB of UTF-8.
     log_tail: Option<LogTail>,
     /// What the job became when the attempt ended.
     job_status: Option<JobStatus>,
@@ -121,13 +129,13 @@ pub enum AttemptStatus {
 }
 
 /// How it goes.
-#[derive(Debug, Deserialize, Object)]
+#[derive(Debug, Default, Deserialize, Object)]
 pub struct Heartbeat {
     /// How much is done.
     pub(super) progress: Option<Fraction>,
-    /// How it goes, in a line.
+    /// How it goes, in a line: at most 1000 characters.
     pub(super) message: Option<Line>,
-    /// The last lines that it wrote so far: kept if nothing is heard of it any more.
+    /// The last lines that it wrote so far: kept if nothing is heard of it any more. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
     /// How long the lease lasts from now on. Without it, as long as it was claimed for.
     pub(super) lease_seconds: Option<LeaseSeconds>,
@@ -145,18 +153,18 @@ pub struct Lease {
 }
 
 /// That the job is done.
-#[derive(Debug, Deserialize, Object)]
+#[derive(Debug, Default, Deserialize, Object)]
 pub struct Completion {
-    /// What came out of it.
+    /// What came out of it: any JSON of at most 64 KiB as it is sent, in bytes.
     pub(super) result: Option<Outcome>,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
 }
 
 /// That it went wrong.
 #[derive(Debug, Deserialize, Object)]
 pub struct Failure {
-    /// What went wrong.
+    /// What went wrong. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     #[oai(default)]
     #[serde(default)]
     pub(super) error: LogTail,
@@ -166,8 +174,14 @@ pub struct Failure {
     #[oai(default = "yes")]
     #[serde(default = "yes")]
     pub(super) retryable: bool,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self { error: LogTail::default(), exit_code: None, retryable: yes(), log_tail: None }
+    }
 }
 
 fn yes() -> bool {
@@ -178,7 +192,7 @@ fn yes() -> bool {
 #[derive(Debug, Deserialize, Object)]
 pub struct Release {
     pub(super) reason: Reason,
-    /// The last lines that it wrote.
+    /// The last lines that it wrote. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
 }
 
@@ -230,6 +244,8 @@ impl From<&jobs::Granted> for ClaimedJob {
             task_name: granted.task_name.clone().into(),
             command_template: granted.command_template.clone().map(Prose::from),
             attempt: granted.job.attempt,
+            cpu: granted.holds.cpu.into(),
+            accelerators: granted.holds.accelerators.into(),
             lease_expires_at: Timestamp(granted.lease_expires_at),
         }
     }
@@ -257,92 +273,6 @@ impl From<jobs::Attempt> for Attempt {
             reason: attempt.reason.map(Prose::from),
             log_tail: attempt.log_tail.map(LogTail),
             job_status: attempt.job_status.map(JobStatus),
-        }
-    }
-}
-
-/// Why a job does not run, or who runs it.
-#[derive(Debug, Serialize, Object)]
-pub struct Explanation {
-    job_id: i64,
-    status: JobStatus,
-    /// In words: all that it waits for, or how it stands.
-    summary: String,
-    waits_for: Vec<Wait>,
-    /// How many ready jobs of the project are more urgent, if this one is ready; counting stops at 1000.
-    ahead: Option<i64>,
-    /// Who has it, if somebody does.
-    attempt: Option<Attempt>,
-}
-
-/// Something that a job waits for.
-#[derive(Debug, Serialize, Object)]
-pub struct Wait {
-    kind: WaitKind,
-    /// In words.
-    detail: String,
-    /// The jobs, if it is jobs.
-    jobs: Vec<i64>,
-    /// The time, if it is a time.
-    until: Option<Timestamp>,
-}
-
-/// What a job waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Enum)]
-#[serde(rename_all = "lowercase")]
-#[oai(rename_all = "lowercase")]
-pub enum WaitKind {
-    /// For other jobs to complete.
-    Jobs,
-    /// For its time.
-    Time,
-    /// For its project to be active.
-    Project,
-    /// For a client that has what it needs.
-    Client,
-}
-
-impl From<jobs::Explanation> for Explanation {
-    fn from(explanation: jobs::Explanation) -> Self {
-        let jobs::Explanation { job_id, status, waits_for, ahead, attempt } = explanation;
-        let waits_for: Vec<Wait> = waits_for.into_iter().map(Wait::from).collect();
-        let summary = match (ahead, &attempt) {
-            _ if !waits_for.is_empty() => waits_for.iter().map(|wait| wait.detail.as_str()).collect::<Vec<_>>().join(" "),
-            (Some(ahead), _) => format!("It is ready; {ahead} jobs of the project are more urgent."),
-            (None, Some(attempt)) => match &attempt.client_id {
-                Some(client) => format!("Client {client} has it, in attempt {}.", attempt.number),
-                None => format!("It was fetched, in attempt {}.", attempt.number),
-            },
-            (None, None) => format!("It is {status}."),
-        };
-        Self { job_id, status: JobStatus(status), summary, waits_for, ahead, attempt: attempt.map(Attempt::from) }
-    }
-}
-
-impl From<jobs::Wait> for Wait {
-    fn from(wait: jobs::Wait) -> Self {
-        let new = |kind, detail| Self { kind, detail, jobs: Vec::new(), until: None };
-        match wait {
-            jobs::Wait::Jobs(parents) => {
-                let dead = parents.iter().filter(|parent| parent.status.is_dead()).count();
-                let detail = match dead {
-                    0 => format!("It waits for {} jobs to complete.", parents.len()),
-                    dead => format!("It waits for {} jobs to complete, of which {dead} will not as they are: retry those.", parents.len()),
-                };
-                Self { jobs: parents.into_iter().map(|parent| parent.id).collect(), ..new(WaitKind::Jobs, detail) }
-            }
-            jobs::Wait::Time(time) => {
-                let until = Timestamp(time);
-                let detail = format!("It waits until {}.", time.format("%Y-%m-%d %H:%M:%S UTC"));
-                Self { until: Some(until), ..new(WaitKind::Time, detail) }
-            }
-            jobs::Wait::Archived => new(WaitKind::Project, "Its project is archived: set it to ACTIVE.".to_owned()),
-            jobs::Wait::Client(needs, live) => {
-                let jobs::Resources { cpu, accelerators } = needs;
-                let detail =
-                    format!("It needs {cpu} CPUs and {accelerators} accelerators, which none of the {live} clients that are alive has.");
-                new(WaitKind::Client, detail)
-            }
         }
     }
 }

@@ -112,6 +112,14 @@ impl<T> OptionalBody<T> {
     pub fn into_inner(self) -> Option<T> {
         self.0
     }
+
+    /// What was sent, or what it is if nothing is said.
+    pub fn or_default(self) -> T
+    where
+        T: Default,
+    {
+        self.0.unwrap_or_default()
+    }
 }
 
 impl<'a, T: Type + DeserializeOwned + Send> ApiExtractor<'a> for OptionalBody<T> {

@@ -15,7 +15,7 @@ use super::{
     Error, Tag,
     delivery::Handed,
     error::{BadRequest, Conflict, NotFound, Refusal},
-    extract::{Batch, Body, Caller, IdempotencyKey, Path, Query, Scope},
+    extract::{Batch, Body, Caller, IdempotencyKey, OptionalBody, Path, Query, Scope},
     paging,
     reply::{Created, Gone, Paged, Reply, Submission},
     tasks::none,
@@ -73,8 +73,9 @@ impl Api {
 
     /// Add a job
     ///
-    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the job
-    /// is there once.
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the job is there
+    /// once. The same key with another body is 422; 409 says that the first of them is still being done: send it again in a moment. What was refused is not
+    /// kept, and may be mended and sent again with its key.
     #[oai(path = "/jobs", method = "post", operation_id = "create_job")]
     async fn create(
         &self,
@@ -95,7 +96,9 @@ impl Api {
 
     /// Add many jobs at once, all or none
     ///
-    /// With an `Idempotency-Key` the request can be sent again if its answer got lost.
+    /// With an `Idempotency-Key` the request can be sent again if its answer got lost: the same key and body get the same answer for 24 hours, and the jobs are there
+    /// once. The same key with another body is 422; 409 says that the first of them is still being done: send it again in a moment. What was refused is not
+    /// kept, and may be mended and sent again with its key.
     #[oai(path = "/projects/:project_id/jobs/batch", method = "post", operation_id = "create_jobs")]
     async fn create_many(
         &self,
@@ -134,7 +137,7 @@ impl Api {
 
     /// Change a job
     ///
-    /// Takes the whole job. This is also how the published client reports: it sends back what it read, with another status. For that the scope `work`
+    /// Takes the whole job; `max_attempts`, `backoff_seconds` and `not_before` may be left out, and stay as they are. This is also how the published client reports: it sends back what it read, with another status. For that the scope `work`
     /// is enough; to change anything else it takes `submit`.
     #[oai(path = "/jobs/:job_id", method = "put", operation_id = "update_job")]
     async fn update(
@@ -211,9 +214,9 @@ impl Api {
         &self,
         #[oai(scope = "Scope::Submit")] _caller: Caller,
         project_id: Path<i64>,
-        body: Body<RetryMany>,
+        body: OptionalBody<RetryMany>,
     ) -> Result<Reply<Retried>, Refusal<NotFound>> {
-        let RetryMany { status, task_id } = body.into_inner();
+        let RetryMany { status, task_id } = body.or_default();
         let retried = self.jobs.retry_all(*project_id, status.into(), task_id).await?;
         Ok(Reply(Retried { retried }))
     }

@@ -85,6 +85,12 @@ pub struct JobUpdate {
     pub(super) status: JobStatus,
     /// Higher is sooner.
     pub(super) priority: Priority,
+    /// How many attempts may fail before the job has. Without it, or with null, that stays as it is.
+    pub(super) max_attempts: Option<Tries>,
+    /// Seconds between the first attempt and the second. Without it, or with null, that stays as it is.
+    pub(super) backoff_seconds: Option<Backoff>,
+    /// When it is given out at the earliest. Without it, or with null, that stays as it is; and so it does if the job does not wait.
+    pub(super) not_before: Option<Timestamp>,
     /// The jobs of the project that must complete before this one is given out.
     pub(super) depends: Depends,
 }
@@ -190,6 +196,12 @@ pub struct RetryMany {
     pub(super) task_id: Option<i64>,
 }
 
+impl Default for RetryMany {
+    fn default() -> Self {
+        Self { status: failed(), task_id: None }
+    }
+}
+
 /// How a job stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Enum)]
 #[serde(rename_all = "UPPERCASE")]
@@ -252,8 +264,8 @@ impl From<NewJob> for jobs::NewJob {
 }
 
 impl From<JobUpdate> for jobs::NewJob {
-    fn from(JobUpdate { name, task_id, parameters, status, priority, depends, .. }: JobUpdate) -> Self {
-        let (max_attempts, backoff_seconds, not_before) = (None, None, None);
+    fn from(update: JobUpdate) -> Self {
+        let JobUpdate { name, task_id, parameters, status, priority, max_attempts, backoff_seconds, not_before, depends, .. } = update;
         let job = BatchJob { name, task_id, parameters, priority, max_attempts, backoff_seconds, not_before, depends };
         Self { status: status.0, ..job.into() }
     }

@@ -88,9 +88,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`Error::Unregistered`].
     pub async fn heartbeat(&self, id: &str) -> Result<()> {
-        self.change(&sql::HEARTBEAT, id).await
+        match self.change(&sql::HEARTBEAT, id).await? {
+            true => Ok(()),
+            false => Err(Error::Unregistered(id.to_owned())),
+        }
     }
 
     /// Marks a client as gone.
@@ -99,7 +102,10 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn deactivate(&self, id: &str) -> Result<()> {
-        self.change(&sql::DEACTIVATE, id).await
+        match self.change(&sql::DEACTIVATE, id).await? {
+            true => Ok(()),
+            false => Err(not_found(id)),
+        }
     }
 
     /// Marks clients as gone that were not heard of for so many seconds.
@@ -117,12 +123,10 @@ impl Store {
         self.database.transaction(&Forget { id }).await
     }
 
-    async fn change(&self, query: &Query, id: &str) -> Result<()> {
+    /// Whether there is such a client.
+    async fn change(&self, query: &Query, id: &str) -> Result<bool> {
         let connection = self.database.client().await?;
-        match query.execute(&connection, &[&id]).await? {
-            0 => Err(not_found(id)),
-            _ => Ok(()),
-        }
+        Ok(query.execute(&connection, &[&id]).await? > 0)
     }
 }
 

@@ -1,6 +1,6 @@
-//! Wakes who makes jobs ready when their time comes, if a job was added here whose time is nearer than the next look.
+//! Wakes who makes jobs ready when their time comes, if a job was added or changed here whose time is nearer than the next look.
 //!
-//! Only what is submitted can be: a job that backs off waits for a whole second at least, which is as long as anybody sleeps. The times are compared by this
+//! Only what is submitted or changed can be: a job that backs off waits for a whole second at least, which is as long as anybody sleeps. The times are compared by this
 //! server's clock, which decides no more than when somebody looks; whether a job is due the database's says.
 
 use std::{
@@ -23,7 +23,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// A job was added that is due then.
+    /// A job was added, or changed, that is due then.
     pub(super) fn set(&self, due: DateTime<Utc>) {
         let due = Instant::now() + (due - Utc::now()).to_std().unwrap_or_default();
         if self.next().is_none_or(|next| due < next) {

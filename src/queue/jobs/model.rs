@@ -52,7 +52,7 @@ pub struct NewJob {
 pub struct Change {
     /// The project that the caller believes the job to be in; a job cannot be moved.
     pub project_id: i64,
-    /// Everything else.
+    /// Everything else. How often it is tried, and not before when it is given out, stay as they are where that is not said.
     pub job: NewJob,
     /// Whether nothing but the status may differ from what the job is.
     pub only_status: bool,

@@ -10,10 +10,10 @@ use super::{
 use crate::{
     postgres::{
         Transaction, Work,
-        query::{graph as sql, jobs},
+        query::{Params, graph as sql, jobs},
         types::Json,
     },
-    queue::{Error, Result, Thing, lasting::Lasting},
+    queue::{Error, Result, Retry, Thing, lasting::Lasting},
 };
 
 impl Store {
@@ -32,6 +32,10 @@ impl Store {
             let ringing = store.bells.ring_after(project_id);
             let updated = store.in_steps(|graph| Update { id, change: &change, graph }).await;
             ringing.end(&updated);
+            // Also if that failed: it may have been done all the same.
+            if let Some(due) = change.job.not_before.filter(|_| change.job.status.is_waiting()) {
+                store.alarm.set(due);
+            }
             updated.inspect(|(_, client_id)| store.has_room(client_id.as_deref()))
         };
         match Lasting::new(work).await {
@@ -103,8 +107,13 @@ impl Work for Update<'_> {
             Step::Done(status) => status,
             Step::NeedsGraph(project_id) => return Ok(Step::NeedsGraph(project_id)),
         };
-        let NewJob { name, task_id, parameters, priority, .. } = &change.job;
-        jobs::UPDATE.execute(transaction, &[&id, name, task_id, &Json(&**parameters), &target.as_str(), priority]).await?;
+        let NewJob { name, task_id, parameters, priority, retry, not_before, .. } = &change.job;
+        // A time is for what waits.
+        let not_before = not_before.filter(|_| target.is_waiting());
+        let (status, parameters) = (target.as_str(), Json(&**parameters));
+        let Retry { max_attempts, backoff_seconds } = retry;
+        let params: Params<'_> = &[&id, name, task_id, &parameters, &status, priority, max_attempts, backoff_seconds, &not_before];
+        jobs::UPDATE.execute(transaction, params).await?;
         let mut client_id = None;
         if locked.status.is_live() && target != locked.status {
             client_id = attempts::follow(transaction, &locked, target).await?;
@@ -117,10 +126,14 @@ impl Work for Update<'_> {
 /// Whether a job is to stay what it is, but for its status and its dependencies. Parameters are compared by what they mean: who read them and sends them
 /// back may write them in another way.
 fn is_same(job: &Job, asked: &NewJob) -> bool {
+    let is_kept = |is: Option<i32>, asked: Option<i32>| asked.is_none() || asked == is;
     let means = |text: &RawValue| serde_json::from_str::<serde_json::Value>(text.get()).ok();
     job.name == asked.name
         && job.task_id == asked.task_id
         && job.priority == asked.priority
+        && is_kept(job.retry.max_attempts, asked.retry.max_attempts)
+        && is_kept(job.retry.backoff_seconds, asked.retry.backoff_seconds)
+        && (asked.not_before.is_none() || asked.not_before == job.not_before || !asked.status.is_waiting())
         && means(&job.parameters) == means(&asked.parameters)
 }
 

@@ -27,6 +27,9 @@ async fn a_claim_gives_the_most_urgent_jobs_that_a_client_has_room_for() {
         assert_eq!((&claimed["attempt"], &claimed["job"]["attempt"], &claimed["job"]["status"]), (&json!(1), &json!(1), &json!("QUEUED")));
         assert!(claimed["lease_expires_at"].is_string(), "{claimed}");
     }
+    let holds: Vec<_> = claimed.iter().map(|claimed| (&claimed["cpu"], &claimed["accelerators"])).collect();
+    let (one, none) = (&json!(1), &json!(0));
+    assert_eq!(holds, [(&json!(5), none), (one, &json!(2)), (one, none), (one, none)], "what each may use");
     assert_eq!(claimed[0]["task_name"], "large");
     assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 100})).await, [0; 0], "its CPUs are taken");
 
@@ -67,7 +70,9 @@ async fn what_a_claim_names_is_strict() {
         assert!(detail.contains(place), "{wrong}: {detail}");
     }
     let unknown = world.api.post(&format!("/projects/{}/claims", world.project), json!({"client_id": "nobody"})).await;
-    assert_eq!(unknown.problem(404), "There is no client \"nobody\".");
+    assert_eq!(unknown.problem(404), "There is no client \"nobody\"; register it first: POST /clients/register.");
+    let unknown = world.api.post("/clients/nobody/heartbeat", json!({})).await.problem(404);
+    assert_eq!(unknown, "There is no client \"nobody\"; register it first: POST /clients/register.");
     world.api.post("/projects/99999/claims", json!({"client_id": "node"})).await.problem(404);
     world.end().await;
 }

@@ -1,5 +1,6 @@
 //! Reports, and what becomes of jobs: completed, tried again, given up, cancelled.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::World;
@@ -42,6 +43,32 @@ async fn an_attempt_from_claim_to_result() {
     for (what, body) in [("heartbeat", json!({})), ("start", json!({})), ("complete", json!({})), ("fail", json!({}))] {
         world.say(child, 1, what, body).await.problem(404);
     }
+    world.end().await;
+}
+
+/// What may be said of an attempt may be left unsaid, and then there need be no body.
+#[tokio::test]
+async fn who_has_nothing_to_say_sends_no_body() {
+    let world = World::new().await;
+    let (done, fails) = (world.job("done").await, world.job_with("fails", json!({"max_attempts": 2})).await);
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 2, "lease_seconds": 60})).await, [done, fails]);
+    let send = async |path: String| world.api.send_with(Method::POST, &path, &[], Vec::new()).await;
+    let say = async |job: i64, attempt: i64, what: &str| send(format!("/jobs/{job}/attempts/{attempt}/{what}")).await;
+    say(done, 1, "start").await.expect(200);
+    assert_eq!(say(done, 1, "heartbeat").await.expect(200)["cancel_requested"], false);
+    let completed = say(done, 1, "complete").await.expect(200);
+    assert_eq!((&completed["status"], &completed["result"]), (&json!("COMPLETED"), &Value::Null));
+    assert!(say(fails, 1, "release").await.problem(422).starts_with("Invalid request: body"), "why must be said");
+    let failed = say(fails, 1, "fail").await.expect(200);
+    assert_eq!((&failed["job_status"], &failed["error"]), (&json!("PENDING"), &json!("")), "another attempt may do better");
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [fails]);
+    assert_eq!(say(fails, 2, "fail").await.expect(200)["job_status"], "FAILED");
+    assert_eq!(send(format!("/projects/{}/retry", world.project)).await.expect(200)["retried"], 1, "all that failed");
+    // Where there is one it is read as strictly as any.
+    world.say(done, 1, "complete", json!([])).await.problem(422);
+    let text = [("content-type", "text/plain")];
+    let path = format!("/jobs/{done}/attempts/1/heartbeat");
+    assert_eq!(world.api.send_with(Method::POST, &path, &text, b"x".to_vec()).await.status, 415);
     world.end().await;
 }
 

@@ -36,13 +36,57 @@ async fn a_job_says_what_it_waits_for() {
     let told = explain(urgent).await;
     assert_eq!((&told["summary"], &told["attempt"]["client_id"]), (&json!("Client node has it, in attempt 1."), &json!("node")));
     world.say(urgent, 1, "fail", json!({"retryable": false})).await.expect(200);
-    assert_eq!(explain(urgent).await["summary"], "It is FAILED.");
+    assert_eq!(explain(urgent).await["summary"], "It is FAILED, after attempt 1.");
     let told = explain(child).await;
     assert!(told["summary"].as_str().unwrap().contains("of which 1 will not as they are"), "{told}");
     let archived = json!({"name": "p", "description": "", "status": "ARCHIVED"});
     world.api.put(&format!("/projects/{}", world.project), archived).await.expect(200);
     assert_eq!(kinds(&explain(ready).await), ["project"]);
     world.api.get("/jobs/99999/explain").await.problem(404);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_job_says_why_it_failed_that_it_is_to_be_cancelled_and_who_is_busy() {
+    let world = World::new().await;
+    let summary = async |job: i64| world.api.get(&format!("/jobs/{job}/explain")).await.expect(200)["summary"].as_str().unwrap().to_owned();
+    let wide = world.task("wide", 5, 0).await;
+    let job = world.job_with("j", json!({"task_id": wide, "max_attempts": 1})).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 600})).await, [job]);
+
+    // Of 8 CPUs 5 are taken.
+    let (next, small) = (world.job_with("next", json!({"task_id": wide})).await, world.job("small").await);
+    let ready = "It is ready; 0 jobs of the project are more urgent.";
+    let busy = |clients: i32| format!("{ready} All clients that are alive and have what it needs ({clients}) are busy.");
+    assert_eq!(summary(next).await, busy(1));
+    assert_eq!(summary(small).await, "It is ready; 1 jobs of the project are more urgent.", "that one fits beside it");
+    world.client("little", 4, 0).await;
+    world.client("off", 8, 0).await;
+    world.api.post("/clients/off/deactivate", json!({})).await.expect(200);
+    assert_eq!(summary(next).await, busy(1), "neither counts");
+    world.client("free", 5, 0).await;
+    assert_eq!(summary(next).await, ready);
+    assert_eq!(world.claim_ids(json!({"client_id": "free", "lease_seconds": 600})).await, [next]);
+    let last = world.job_with("last", json!({"task_id": wide, "priority": 1})).await;
+    assert_eq!(summary(last).await, busy(2));
+
+    world.api.post(&format!("/jobs/{next}/cancel"), json!({})).await.expect(200);
+    let told = summary(next).await;
+    assert!(told.starts_with("Client free has it, in attempt 1. It is to be cancelled"), "{told}");
+    let error = format!("CUDA out of memory\n  {}", "x".repeat(1000));
+    world.say(job, 1, "fail", json!({"error": error})).await.expect(200);
+    let told = summary(job).await;
+    assert!(told.starts_with("It is FAILED. The last attempt, 1, ended with: CUDA out of memory xxx") && told.len() < 300, "{told}");
+    assert_eq!(summary(last).await, ready, "there is room again");
+    world.api.post(&format!("/jobs/{job}/retry"), json!({})).await.expect(200);
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 2})).await, [last, small]);
+    world.say(last, 1, "complete", json!({})).await.expect(200);
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job]);
+    world.say(job, 2, "release", json!({"reason": "unable"})).await.expect(200);
+    assert_eq!(summary(job).await, "It is FAILED. The last attempt, 2, ended with: unable");
+    // Somebody says another thing of what was completed.
+    world.api.set_status(last, "FAILED").await;
+    assert_eq!(summary(last).await, "It is FAILED.");
     world.end().await;
 }
 

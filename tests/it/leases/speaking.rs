@@ -49,7 +49,7 @@ fn told<T>(result: &Result<T>) -> &'static str {
         Ok(_) => "done",
         Err(Error::OthersClient(_)) => "others",
         Err(Error::Stale { .. }) => "stale",
-        Err(Error::NotFound(_)) => "missing",
+        Err(Error::NotFound(_) | Error::Unregistered(_)) => "missing",
         Err(error) => panic!("expected another error than {error}"),
     }
 }

@@ -61,6 +61,8 @@ pub struct Granted {
     pub task_name: String,
     /// How the task makes a command of the job's parameters.
     pub command_template: Option<String>,
+    /// What it holds of its client.
+    pub holds: Resources,
     /// Until when it is the client's.
     pub lease_expires_at: DateTime<Utc>,
 }
@@ -135,7 +137,7 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// [`Error::OthersClient`]; [`Error::NotFound`] for the project or the client.
+    /// [`Error::OthersClient`]; [`Error::Unregistered`] for the client; [`Error::NotFound`] for the project.
     pub async fn claim(&self, project_id: i64, mut wish: Wish, wait: Duration) -> Result<Handover<Vec<Granted>>> {
         let until = Instant::now() + wait;
         let Some(speaker) = wish.speaker.clone() else { return self.ask(project_id, wish, until).await };

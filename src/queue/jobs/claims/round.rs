@@ -184,7 +184,7 @@ impl Round<'_> {
         for (wish, client) in self.wishes.iter().zip(clients) {
             let passed_over = || match wish.speaker {
                 Some(_) => Error::OthersClient(wish.client_id.clone()),
-                None => Error::NotFound(Thing::Client(wish.client_id.clone())),
+                None => Error::Unregistered(wish.client_id.clone()),
             };
             let is_there = client.unwrap_or_default();
             found.push(Found { jobs: client.map(|_| Vec::new()).ok_or_else(passed_over), room: Resources::default(), is_there });
@@ -253,6 +253,7 @@ impl Round<'_> {
             job: store::job(row),
             task_name: row.get("task_name"),
             command_template: row.get("command_template"),
+            holds: Resources { cpu: row.get("cpu"), accelerators: row.get("accelerators") },
             lease_expires_at: row.get("lease_expires_at"),
         };
         Ok(rows.iter().map(|row| (row.get("id"), granted(row))).collect())
