@@ -217,3 +217,25 @@ async fn an_answer_is_kept_for_a_day_and_no_longer() {
     assert!(id(&anew) > id(&young), "expected that it is done anew: {anew} was {old}");
     server.stop().await;
 }
+
+/// It is a request like any other.
+#[tokio::test]
+async fn a_batch_of_nothing_is_remembered_too() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let path = format!("/projects/{project}/jobs/batch");
+    let (nothing, something) = (json!({"jobs": []}), json!({"jobs": [{"name": "j", "task_id": task, "parameters": {}}]}));
+    let elsewhere = format!("/projects/{}/jobs/batch", project + 1);
+    send(api, &elsewhere, "key", &nothing).await.problem(404);
+    let answer = send(api, &path, "key", &nothing).await;
+    assert_eq!((answer.status, &answer.body), (201, &json!({"job_ids": [], "created": 0})), "{}", answer.text);
+    assert_eq!(send(api, &path, "key", &nothing).await.text, answer.text);
+    send(api, &path, "key", &something).await.problem(422);
+    api.post(&elsewhere, nothing.clone()).await.problem(404);
+    assert_eq!(api.post(&path, nothing).await.expect(201)["job_ids"], json!([]));
+    send(api, &path, "another", &something).await.expect(201);
+    assert_eq!(api.get("/jobs?limit=1").await.header("x-total-count"), "1");
+    server.stop().await;
+}
