@@ -14,6 +14,7 @@ mod pulse;
 mod rack;
 mod retrying;
 mod speaking;
+mod stale;
 mod tails;
 mod timely;
 mod together;
