@@ -18,6 +18,7 @@ mod stale;
 mod tails;
 mod timely;
 mod together;
+mod turns;
 mod waiting;
 
 use std::time::Instant;

@@ -58,7 +58,7 @@ async fn a_waiting_claim_is_answered_as_soon_as_there_is_something() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_may_wait_and_are_served_in_the_order_in_which_they_came() {
+async fn many_may_wait_and_each_gets_a_job_of_its_own() {
     let world = World::new().await;
     let path = format!("/projects/{}/claims", world.project);
     let mut waiting = Vec::new();
