@@ -4,6 +4,7 @@ mod changes;
 mod claiming;
 mod contention;
 mod crowd;
+mod elsewhere;
 mod ending;
 mod explaining;
 mod forgetting;
