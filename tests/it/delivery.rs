@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{Server, TestDatabase, eventually, waiting_for_locks};
+use crate::support::{Server, TestDatabase, eventually};
 
 /// How a client's answer came.
 #[derive(Debug, PartialEq)]
@@ -84,15 +84,17 @@ fn is_readable(stream: &TcpStream) -> bool {
 }
 
 /// A claim that waits for a lock. Its client goes, and then the lock.
-async fn claim_and_go(database: &TestDatabase, server: &Server, project: i64, gone: impl FnOnce()) -> tokio_postgres::Client {
+async fn claim_and_go(database: &TestDatabase, server: &Server, claim: &str, gone: impl FnOnce()) -> tokio_postgres::Client {
     let mut client = database.connect().await;
     let transaction = client.transaction().await.unwrap();
     // Stops the claim's update, but not its look for a job.
     transaction.batch_execute("lock table jobs in row exclusive mode; lock table jobs in share mode").await.unwrap();
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(claim(project).as_bytes()).await.unwrap();
+    stream.write_all(claim.as_bytes()).await.unwrap();
     let watcher = database.connect().await;
-    eventually("the claim waits for the lock", || async { waiting_for_locks(&watcher).await == 1 }).await;
+    let waits = "select count(*) from pg_stat_activity
+                 where wait_event_type = 'Lock' and datname = current_database() and query like '%-- Claims %'";
+    eventually("the claim waits for the lock", || async { watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1 }).await;
     drop(stream);
     gone();
     transaction.rollback().await.unwrap();
@@ -107,10 +109,42 @@ async fn a_claim_that_ends_after_its_client_has_gone_is_put_back() {
     let api = &server.api;
     let (project, task) = api.project_with_task("p").await;
     let job = api.job(project, task, "j", &[]).await;
-    let watcher = claim_and_go(&database, &server, project, || {}).await;
+    let watcher = claim_and_go(&database, &server, &claim(project), || {}).await;
     let attempts = async || -> i32 { watcher.query_one("select attempt from jobs where id = $1", &[&job]).await.unwrap().get(0) };
     eventually("the job was claimed for the client that went", || async { attempts().await == 1 }).await;
     eventually("the job is pending again", || async { api.status(job).await == "PENDING" }).await;
+    server.stop().await;
+}
+
+/// So it is with several jobs that are claimed with a lease, which would keep them from others for long. Nobody failed.
+#[tokio::test]
+async fn jobs_that_are_claimed_together_for_a_client_that_has_gone_are_all_put_back() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database).await;
+    let api = &server.api;
+    let (project, task) = api.project_with_task("p").await;
+    let client = json!({"id": "node", "name": "n", "entity": "e", "available_cpu": 8});
+    api.post("/clients/register", client).await.expect(201);
+    let jobs: Vec<Value> = (0..4).map(|_| json!({"name": "j", "task_id": task, "parameters": {}})).collect();
+    api.post(&format!("/projects/{project}/jobs/batch"), json!({"jobs": jobs})).await.expect(201);
+    let claims = |max_jobs: usize| json!({"client_id": "node", "max_jobs": max_jobs, "lease_seconds": 3600});
+    let body = claims(3).to_string();
+    let claim = format!(
+        "POST /projects/{project}/claims HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let watcher = claim_and_go(&database, &server, &claim, || {}).await;
+    let count = async |sql: &str| watcher.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    let put_back =
+        "select count(*) from attempts where (status, reason, job_status) = ('RELEASED', 'not delivered', 'PENDING') and number = 1";
+    eventually("the jobs were claimed for the client that went, and put back", || async { count(put_back).await == 3 }).await;
+    assert_eq!(count("select count(*) from attempts").await, 3, "no more than it asked for");
+    let as_before = "select count(*) from jobs where status = 'PENDING' and due and not_before is null and failed_attempts = 0";
+    assert_eq!(count(as_before).await, 4, "expected all jobs to be ready, and no attempt to count as failed");
+    let again = api.post(&format!("/projects/{project}/claims"), claims(9)).await.expect(200);
+    let attempts: Vec<&Value> = again["jobs"].as_array().unwrap().iter().map(|claimed| &claimed["attempt"]).collect();
+    assert_eq!(json!(attempts), json!([2, 2, 2, 1]), "it has room for all of them");
+    database.assert_graph_is_true().await;
     server.stop().await;
 }
 
@@ -121,7 +155,7 @@ async fn a_server_that_stops_puts_back_first() {
     let server = Server::start(&database).await;
     let (project, task) = server.api.project_with_task("p").await;
     let job = server.api.job(project, task, "j", &[]).await;
-    let watcher = claim_and_go(&database, &server, project, || server.begin_stop()).await;
+    let watcher = claim_and_go(&database, &server, &claim(project), || server.begin_stop()).await;
     server.stop().await;
     let row = watcher.query_one("select status, attempt from jobs where id = $1", &[&job]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("PENDING", 1));

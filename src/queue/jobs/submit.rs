@@ -32,11 +32,6 @@ impl Store {
         once: Option<&Once>,
         render: impl Fn(&Vec<i64>) -> Answer + Sync,
     ) -> Result<Submitted<Vec<i64>>> {
-        if jobs.is_empty() {
-            let client = self.database.client().await?;
-            let project = projects::GET.maybe(&client, &[&project_id]).await?;
-            return project.map(|_| Submitted::Now(Vec::new())).ok_or(Error::UnknownProject(project_id));
-        }
         self.add(project_id, jobs, OnceOnly { work: Insert { project_id, jobs }, once, render }).await
     }
 
@@ -213,6 +208,11 @@ impl Work for Insert<'_> {
     }
 
     async fn run(&self, transaction: &Transaction<'_>) -> Result<Vec<i64>> {
+        if self.jobs.is_empty() {
+            // No constraint asks whether there is such a project.
+            let project = projects::GET.maybe(transaction, &[&self.project_id]).await?;
+            return project.map(|_| Vec::new()).ok_or(Error::UnknownProject(self.project_id));
+        }
         match self.jobs.iter().all(|job| job.depends.is_empty()) {
             true => self.free(transaction).await,
             false => self.below_others(transaction).await,

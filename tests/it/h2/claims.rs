@@ -1,6 +1,9 @@
 //! Claims: streams are reset, and windows stay closed, while others share the connection.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -232,6 +235,57 @@ async fn a_claim_that_ends_after_its_stream_has_gone_is_put_back() {
         drop(connection);
         site.stop().await;
     }
+}
+
+/// Answers each PING, as clients do, until a stream has ended; its body.
+async fn alive_until(connection: &mut H2, stream: u32) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let frame = connection.next().await.expect("the connection stays");
+        match frame.kind {
+            PING if frame.flags & ACK == 0 => connection.send(&Frame::new(PING, ACK, 0, frame.payload)).await.unwrap(),
+            DATA if frame.stream == stream => {
+                body.extend(&frame.payload);
+                if frame.ends_stream() {
+                    return body;
+                }
+            }
+            RST_STREAM | GOAWAY => panic!("expected an answer to stream {stream}, got {frame:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// A connection on which somebody waits is not idle, and what it waits for comes over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_may_wait_for_longer_than_a_connection_may_be_idle() {
+    // Idle connections last for twice that at most, and one more second.
+    let site = Site::start(&[("header_timeout_seconds", "2")]).await;
+    let api = &site.plain.api;
+    let (project, task) = api.project_with_task("p").await;
+    api.post("/clients/register", json!({"id": "node", "name": "n", "entity": "e", "available_cpu": 8})).await.expect(201);
+    let mut connection = site.connect(65_535).await;
+    let claim = |stream: u32, wait_seconds: u32| {
+        let body = json!({"client_id": "node", "wait_seconds": wait_seconds}).to_string();
+        let fields = [("content-type", "application/json"), ("content-length", &*body.len().to_string())];
+        let head = Frame::new(HEADERS, END_HEADERS, stream, head("POST", &format!("/projects/{project}/claims"), &fields));
+        [head.bytes(), Frame::new(DATA, END_STREAM, stream, body).bytes()].concat()
+    };
+    let began = Instant::now();
+    connection.send_bytes(&claim(1, 7)).await.unwrap();
+    let answer = alive_until(&mut connection, 1).await;
+    assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap(), json!({"jobs": []}));
+    assert!(began.elapsed() >= Duration::from_secs(7), "it waited as long as it said, not {:?}", began.elapsed());
+
+    // Over the same connection, while another one waits for longer.
+    connection.send_bytes(&claim(3, 60)).await.unwrap();
+    connection.send_bytes(&claim(5, 6)).await.unwrap();
+    assert_eq!(alive_until(&mut connection, 5).await, answer);
+    let job = api.job(project, task, "j", &[]).await;
+    let answer: Value = serde_json::from_slice(&alive_until(&mut connection, 3).await).unwrap();
+    assert_eq!(answer["jobs"][0]["job"]["id"], job);
+    drop(connection);
+    site.stop().await;
 }
 
 /// RFC 9110, 9.3.2.

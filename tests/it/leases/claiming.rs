@@ -61,6 +61,7 @@ async fn what_a_claim_names_is_strict() {
         (json!({"client_id": "node", "lease_seconds": 31_536_000}), "lease_seconds"),
         (json!({"client_id": "node", "wait_seconds": 61}), "wait_seconds"),
         (json!({"client_id": "node", "available_cpu": -1}), "available_cpu"),
+        (json!({"client_id": "node", "available_accelerators": -1}), "available_accelerators"),
         (json!({"client_id": "node", "task_ids": vec![1; 1001]}), "task_ids"),
         (json!({}), "client_id"),
         (json!({"client_id": "a\u{0}b"}), "client_id"),
@@ -74,6 +75,65 @@ async fn what_a_claim_names_is_strict() {
     let unknown = world.api.post("/clients/nobody/heartbeat", json!({})).await.problem(404);
     assert_eq!(unknown, "There is no client \"nobody\"; register it first: POST /clients/register.");
     world.api.post("/projects/99999/claims", json!({"client_id": "node"})).await.problem(404);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_gives_no_more_than_it_says_that_there_is_for_it() {
+    let world = World::new().await;
+    let (gpu, gpus) = (world.task("gpu", 1, 1).await, world.task("gpus", 1, 2).await);
+    let two = world.job_with("two gpus", json!({"task_id": gpus, "priority": 9})).await;
+    let one = world.job_with("one gpu", json!({"task_id": gpu, "priority": 8})).await;
+    let plain = world.jobs(3).await;
+    let claim = async |more: Value| {
+        let mut claim = json!({"client_id": "node", "max_jobs": 9});
+        claim.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.claim_ids(claim).await
+    };
+    assert_eq!(
+        claim(json!({"available_accelerators": 0, "available_cpu": 1})).await,
+        plain[..1],
+        "one of one CPU, and none with an accelerator"
+    );
+    assert_eq!(claim(json!({"available_accelerators": 0})).await, plain[1..], "none with an accelerator");
+    assert_eq!(claim(json!({"available_accelerators": 0})).await, [0; 0]);
+    assert_eq!(claim(json!({"available_accelerators": 1})).await, [one], "two are too many");
+    assert_eq!(claim(json!({"available_accelerators": 2})).await, [0; 0], "it has two, and one is taken");
+    world.say(one, 1, "complete", json!({})).await.expect(200);
+    assert_eq!(claim(json!({})).await, [two], "all that it has");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_lease_lasts_as_long_as_the_server_says_or_the_claim_or_the_heartbeat() {
+    let world = World::with(&[("lease_seconds", "700")]).await;
+    let database = world.database.connect().await;
+    let time = |value: &Value| value.as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let lasts = |from: chrono::DateTime<chrono::Utc>, told: &Value, seconds: i64, what: &str| {
+        let lease = time(&told["lease_expires_at"]) - from;
+        assert!((lease.num_milliseconds() - seconds * 1000).abs() <= 1500, "{what}: expected a lease of {seconds} s, not of {lease}");
+    };
+    for (given, seconds) in [(None, 700), (Some(100), 100)] {
+        let job = world.job("j").await;
+        let claimed = world.claim(json!({"client_id": "node", "lease_seconds": given})).await;
+        let attempt = world.attempt(job, 1).await;
+        lasts(time(&attempt["claimed_at"]), &claimed[0], seconds, "the claim");
+        assert_eq!(attempt["lease_expires_at"], claimed[0]["lease_expires_at"]);
+        // As if most of it had gone by.
+        let nearly = "update attempts set lease_expires_at = clock_timestamp() + interval '20 seconds' where job_id = $1";
+        let late = async || assert_eq!(database.execute(nearly, &[&job]).await.unwrap(), 1);
+        late().await;
+        let started = world.say(job, 1, "start", json!({})).await.expect(200);
+        lasts(time(&started["started_at"]), &started, seconds, "start");
+        late().await;
+        lasts(chrono::Utc::now(), &world.say(job, 1, "heartbeat", json!({})).await.expect(200), seconds, "a heartbeat");
+        let longer = world.say(job, 1, "heartbeat", json!({"lease_seconds": 1000})).await.expect(200);
+        lasts(chrono::Utc::now(), &longer, 1000, "a heartbeat that asks for more");
+        let shorter = world.say(job, 1, "heartbeat", json!({"lease_seconds": 30})).await.expect(200);
+        lasts(chrono::Utc::now(), &shorter, 30, "a heartbeat that asks for less");
+        assert_eq!(world.attempt(job, 1).await["lease_expires_at"], shorter["lease_expires_at"]);
+        world.say(job, 1, "complete", json!({})).await.expect(200);
+    }
     world.end().await;
 }
 

@@ -90,6 +90,65 @@ async fn a_job_says_why_it_failed_that_it_is_to_be_cancelled_and_who_is_busy() {
     world.end().await;
 }
 
+/// It is not enough that one has been there, or that two have it together.
+#[tokio::test]
+async fn a_job_waits_for_one_client_that_is_there_and_has_all_that_it_needs() {
+    let world = World::new().await;
+    world.client("small", 1, 0).await;
+    let large = world.task("large", 8, 0).await;
+    let job = world.job_with("large", json!({"task_id": large})).await;
+    let explain = async |job: i64| world.api.get(&format!("/jobs/{job}/explain")).await.expect(200);
+    assert_eq!(explain(job).await["waits_for"], json!([]), "node has it");
+    world.api.post("/clients/node/deactivate", json!({})).await.expect(200);
+    let told = explain(job).await;
+    assert_eq!((&told["waits_for"][0]["kind"], &told["waits_for"][1]), (&json!("client"), &Value::Null), "{told}");
+    assert_eq!(told["summary"], "It needs 8 CPUs and 0 accelerators, which none of the 1 clients that are alive has.");
+    world.api.post("/clients/node/heartbeat", json!({})).await.expect(200);
+    assert_eq!(explain(job).await["waits_for"], json!([]), "it is back");
+
+    // node has 8 CPUs and 2 accelerators.
+    world.client("gpus", 2, 4).await;
+    let both = world.task("both", 4, 4).await;
+    let job = world.job_with("both", json!({"task_id": both})).await;
+    let told = explain(job).await;
+    assert_eq!(told["summary"], "It needs 4 CPUs and 4 accelerators, which none of the 3 clients that are alive has.");
+    world.client("gpus", 4, 4).await;
+    assert_eq!(explain(job).await["waits_for"], json!([]));
+    world.end().await;
+}
+
+/// Of all tasks together, and no further than that.
+#[tokio::test]
+async fn what_is_more_urgent_than_a_job_is_counted_up_to_a_thousand() {
+    let world = World::new().await;
+    let other = world.task("other", 1, 0).await;
+    let ahead = async |job: i64| world.api.get(&format!("/jobs/{job}/explain")).await.expect(200)["ahead"].clone();
+    let add = async |priority: i32, counts: [usize; 2]| {
+        let jobs = [world.task, other].into_iter().zip(counts).flat_map(|(task, count)| {
+            (0..count).map(move |_| json!({"name": "j", "task_id": task, "parameters": {}, "priority": priority}))
+        });
+        let jobs: Vec<Value> = jobs.collect();
+        world.api.post(&format!("/projects/{}/jobs/batch", world.project), json!({"jobs": jobs})).await.expect(201);
+    };
+    let first = world.job_with("first", json!({"priority": 9})).await;
+    assert_eq!(ahead(first).await, 0);
+    add(5, [400, 300]).await;
+    let middle = world.job_with("middle", json!({"priority": 4})).await;
+    assert_eq!((ahead(first).await, ahead(middle).await), (json!(0), json!(701)), "those of both tasks");
+    let same = world.job_with("same", json!({"priority": 4, "task_id": other})).await;
+    assert_eq!(ahead(same).await, 702, "who came before it is more urgent");
+    add(3, [200, 96]).await;
+    let last = world.job_with("last", json!({"priority": 2})).await;
+    assert_eq!(ahead(last).await, 999);
+    add(3, [1, 0]).await;
+    assert_eq!(ahead(last).await, 1000);
+    add(3, [200, 200]).await;
+    let told = world.api.get(&format!("/jobs/{last}/explain")).await.expect(200);
+    assert_eq!((&told["ahead"], &told["waits_for"]), (&json!(1000), &json!([])), "counting stops, and neither task has so many");
+    assert_eq!(ahead(middle).await, 701, "what is less urgent does not count");
+    world.end().await;
+}
+
 /// What statements count is what there is, whatever is done.
 #[tokio::test]
 async fn a_project_says_how_it_stands() {

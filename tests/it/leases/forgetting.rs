@@ -1,9 +1,15 @@
 //! Finished jobs are forgotten after their time.
 
+use std::time::Duration;
+
 use serde_json::json;
+use whatsnext::queue::{
+    Bells, Policy,
+    jobs::{Pruned, Store},
+};
 
 use super::World;
-use crate::support::{eventually, id};
+use crate::support::{eventually, id, waiting_for_locks};
 
 #[tokio::test]
 async fn finished_jobs_are_forgotten_after_their_time_if_nothing_needs_them() {
@@ -59,5 +65,49 @@ async fn a_project_in_which_forgetting_fails_keeps_no_other() {
     database.batch_execute("drop trigger refuse on jobs").await.unwrap();
     eventually("the round after that forgets it", || async { !there(kept).await }).await;
     assert!(there(gone).await, "it is not finished");
+    world.end().await;
+}
+
+/// However many there are, few are forgotten at a time, and whoever claims and reports does not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_old_is_forgotten_a_few_at_a_time_and_keeps_nobody_waiting() {
+    const OLD: i64 = 5000;
+    const MOST: i64 = 2000;
+    let age = Duration::from_secs(24 * 60 * 60);
+    let world = World::new().await;
+    let (mut holder, database) = (world.database.connect().await, world.database.connect().await);
+    let jobs = "insert into jobs (project_id, task_id, name, parameters, status, priority, unmet, updated_at)
+                select $1, $2, 'old', '{}', 'COMPLETED', 0, 0, now() - interval '3 days' from generate_series(1, $3::bigint)";
+    database.execute(jobs, &[&world.project, &world.task, &OLD]).await.unwrap();
+    let first: i64 = database.query_one("select min(id) from jobs", &[]).await.unwrap().get(0);
+    let (job, waits) = (world.job("j").await, world.job("waits").await);
+    let store = Store::new(world.database.database(), Policy::default(), Bells::default());
+    let left = async || database.query_one("select count(*) from jobs", &[]).await.unwrap().get::<_, i64>(0);
+
+    // Somebody holds one of them, so that forgetting is under way for as long as this takes.
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from jobs where id = $1 for update", &[&first]).await.unwrap();
+    let pruning = tokio::spawn({
+        let store = store.clone();
+        async move { store.prune(0, age).await }
+    });
+    eventually("it is under way", || async { waiting_for_locks(&database).await == 1 }).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job]);
+    world.say(job, 1, "start", json!({})).await.expect(200);
+    world.say(job, 1, "heartbeat", json!({})).await.expect(200);
+    world.say(job, 1, "complete", json!({})).await.expect(200);
+    assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [waits]);
+    assert!(!pruning.is_finished(), "expected all of that to be done while jobs are being forgotten");
+    holds.rollback().await.unwrap();
+    let Pruned { mut deleted, mut next, failures } = pruning.await.unwrap().unwrap();
+    assert!((1..=MOST).contains(&deleted), "expected {MOST} jobs at most to be forgotten at once, not {deleted}");
+    assert!(next.is_some() && failures.is_empty(), "expected that it is told where to go on: {next:?}, {failures:?}");
+    assert_eq!(left().await, OLD + 2 - deleted);
+    while let Some(after) = next {
+        let pruned = store.prune(after, age).await.unwrap();
+        assert!(pruned.deleted <= MOST && pruned.failures.is_empty(), "{pruned:?}");
+        (deleted, next) = (deleted + pruned.deleted, pruned.next);
+    }
+    assert_eq!((deleted, left().await), (OLD, 2), "all that is old, and nothing else");
     world.end().await;
 }

@@ -1,9 +1,11 @@
 //! Clients that go: forgotten while they claim, or silent.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::World;
-use crate::support::{eventually, waiting_for_locks};
+use crate::support::{eventually, waiting_for_locks, within};
 
 /// A client that is forgotten while it claims leaves nothing to who registers its id anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,5 +52,26 @@ async fn a_client_that_falls_silent_is_inactive_until_it_is_heard_of() {
     assert!(is_active("other").await, "this one was heard of");
     world.api.post("/clients/node/heartbeat", json!({})).await.expect(200);
     assert!(is_active("node").await, "it is back");
+    world.end().await;
+}
+
+/// Who says nothing but that its attempts go on is there all the same.
+#[tokio::test]
+async fn a_client_that_beats_for_its_attempts_only_stays_active() {
+    let world = World::with(&[("client_timeout_seconds", "8")]).await;
+    world.client("silent", 1, 0).await;
+    let job = world.job("j").await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "lease_seconds": 600})).await, [job]);
+    let database = world.database.connect().await;
+    database.execute("update clients set last_heartbeat = now() - interval '3 seconds'", &[]).await.unwrap();
+    let is_active = async |client: &str| world.api.get(&format!("/clients/{client}")).await.expect(200)["is_active"] == 1;
+    within(Duration::from_secs(20), "the one that says nothing is inactive", async || {
+        world.say(job, 1, "heartbeat", json!({})).await.expect(200);
+        assert!(is_active("node").await, "expected the one that beats to be active all the time");
+        !is_active("silent").await
+    })
+    .await;
+    let heard = "select last_heartbeat > now() - interval '6 seconds' from clients where id = 'node'";
+    assert!(database.query_one(heard, &[]).await.unwrap().get::<_, bool>(0), "expected that it was noted when it was heard of");
     world.end().await;
 }

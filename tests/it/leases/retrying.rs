@@ -42,6 +42,44 @@ async fn a_job_is_tried_as_often_as_it_says_or_its_task_or_the_server() {
     world.end().await;
 }
 
+/// However it is asked to: it may fail as often as one that is new, and waits as long before it is tried again.
+#[tokio::test]
+async fn a_job_that_is_run_again_has_all_of_its_attempts() {
+    let world = World::new().await;
+    for way in ["the job's", "the project's", "by its status"] {
+        let job = world.job_with(way, json!({"max_attempts": 2, "backoff_seconds": 1000})).await;
+        let retry = format!("/jobs/{job}/retry");
+        // What becomes of it after one more failure, and how many seconds it is to wait.
+        let fails = async |attempt: i64| {
+            assert_eq!(world.claim_ids(json!({"client_id": "node"})).await, [job], "{way}: attempt {attempt}");
+            world.say(job, attempt, "fail", json!({"error": "e"})).await.expect(200);
+            let told = world.api.get(&format!("/jobs/{job}")).await.expect(200);
+            let time = |value: &serde_json::Value| value.as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+            let waits = (told["status"] == "PENDING").then(|| (time(&told["not_before"]) - time(&told["updated_at"])).num_milliseconds());
+            (told["status"].as_str().unwrap().to_owned(), waits.map(|waits| (waits + 500) / 1000))
+        };
+        let (again, failed) = (("PENDING".to_owned(), Some(1000)), ("FAILED".to_owned(), None));
+        assert_eq!(fails(1).await, again, "{way}");
+        world.api.post(&retry, json!({})).await.expect(200);
+        assert_eq!(fails(2).await, failed, "{way}: who does not wait has no more attempts for it");
+        for round in [3, 5] {
+            match way {
+                "the job's" => drop(world.api.post(&retry, json!({})).await.expect(200)),
+                "the project's" => {
+                    let retried = world.api.post(&format!("/projects/{}/retry", world.project), json!({"status": "FAILED"})).await;
+                    assert_eq!(retried.expect(200)["retried"], 1);
+                }
+                _ => drop(world.api.set_status(job, "PENDING").await),
+            }
+            assert_eq!(fails(round).await, again, "{way}: the first failure of two");
+            world.api.post(&retry, json!({})).await.expect(200);
+            assert_eq!(fails(round + 1).await, failed, "{way}: the second");
+        }
+        assert_eq!(world.api.delete(&format!("/jobs/{job}")).await.status, 204);
+    }
+    world.end().await;
+}
+
 /// What is decided here of one job that fails, and by a statement of many whose leases have ended, is the same.
 #[tokio::test]
 async fn a_lease_that_ends_counts_as_a_failure_that_is_reported() {

@@ -143,6 +143,32 @@ async fn what_is_done_at_once_is_completed_together_and_children_are_counted_dow
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_that_come_at_once_are_served_together_and_each_gets_a_job_of_its_own() {
+    let world = World::new().await;
+    for n in 0..MANY {
+        world.client(&format!("c{n}"), 1, 0).await;
+    }
+    let jobs: BTreeSet<i64> = world.jobs(MANY).await.into_iter().collect();
+    let claim = |n: usize| {
+        let world = &world;
+        async move {
+            // More than there is room for.
+            let claimed = world.claim_ids(json!({"client_id": format!("c{n}"), "max_jobs": 3, "lease_seconds": 600})).await;
+            assert_eq!(claimed.len(), 1, "c{n} has one CPU");
+            claimed[0]
+        }
+    };
+    let claimed = world.held("attempts", "%-- Claims jobs for clients%", (0..MANY).map(claim)).await;
+    assert_eq!(claimed.iter().copied().collect::<BTreeSet<_>>(), jobs, "each once");
+    for (n, job) in claimed.iter().enumerate() {
+        assert_eq!(world.attempt(*job, 1).await["client_id"], format!("c{n}"), "it has the job that it was told of");
+    }
+    let transactions = world.transactions("attempts").await;
+    assert!(transactions <= FEW, "expected {MANY} claims to be served by few transactions, and not by {transactions}");
+    world.end().await;
+}
+
 /// Somebody holds a row. Who needs it waits, and nobody else of those who ask for the same with other rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_lock_that_another_one_needs() {
