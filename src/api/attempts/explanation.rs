@@ -58,13 +58,21 @@ impl From<jobs::Explanation> for Explanation {
             _ if !waits_for.is_empty() => waits_for.iter().map(|wait| wait.detail.as_str()).collect::<Vec<_>>().join(" "),
             (Some(ahead), ..) => {
                 let busy = busy.map(|clients| format!(" All clients that are alive and have what it needs ({clients}) are busy."));
-                format!("It is ready; {ahead} jobs of the project are more urgent.{}", busy.unwrap_or_default())
+                let (before, are) = (so_many_jobs(ahead), if ahead == 1 { "is" } else { "are" });
+                format!("It is ready; {before} of the project {are} more urgent.{}", busy.unwrap_or_default())
             }
             (None, Some(attempt), _) => who_has_it(attempt),
             (None, None, Some(attempt)) => why_it_failed(attempt),
             (None, None, None) => format!("It is {status}."),
         };
         Self { job_id, status: JobStatus(status), summary, waits_for, ahead, attempt: attempt.map(Attempt::from) }
+    }
+}
+
+fn so_many_jobs(count: impl ToString) -> String {
+    match count.to_string().as_str() {
+        "1" => "1 job".to_owned(),
+        count => format!("{count} jobs"),
     }
 }
 
@@ -108,8 +116,8 @@ impl From<jobs::Wait> for Wait {
             jobs::Wait::Jobs(parents) => {
                 let dead = parents.iter().filter(|parent| parent.status.is_dead()).count();
                 let detail = match dead {
-                    0 => format!("It waits for {} jobs to complete.", parents.len()),
-                    dead => format!("It waits for {} jobs to complete, of which {dead} will not as they are: retry those.", parents.len()),
+                    0 => format!("It waits for {} to complete.", so_many_jobs(parents.len())),
+                    dead => format!("It waits for {} to complete, of which {dead} cannot without a retry.", so_many_jobs(parents.len())),
                 };
                 Self { jobs: parents.into_iter().map(|parent| parent.id).collect(), ..new(WaitKind::Jobs, detail) }
             }
@@ -122,7 +130,7 @@ impl From<jobs::Wait> for Wait {
             jobs::Wait::Client(needs, live) => {
                 let jobs::Resources { cpu, accelerators } = needs;
                 let detail =
-                    format!("It needs {cpu} CPUs and {accelerators} accelerators, which none of the {live} clients that are alive has.");
+                    format!("It needs {cpu} CPUs and {accelerators} accelerators, which none of the clients that are alive has ({live}).");
                 new(WaitKind::Client, detail)
             }
         }

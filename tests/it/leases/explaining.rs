@@ -25,12 +25,18 @@ async fn a_job_says_what_it_waits_for() {
 
     let told = explain(ready).await;
     assert_eq!((&told["ahead"], &told["waits_for"], &told["attempt"]), (&json!(1), &json!([]), &Value::Null));
-    assert_eq!(told["summary"], "It is ready; 1 jobs of the project are more urgent.");
+    assert_eq!(told["summary"], "It is ready; 1 job of the project is more urgent.");
     let told = explain(child).await;
     assert_eq!((kinds(&told), &told["waits_for"][0]["jobs"]), (vec!["jobs".to_owned()], &json!([urgent, ready])));
     let told = explain(everything).await;
     assert_eq!(kinds(&told), ["jobs", "time", "client"]);
-    assert!(told["summary"].as_str().unwrap().contains("It needs 1000 CPUs and 0 accelerators, which none of the 1 clients"), "{told}");
+    assert!(
+        told["summary"]
+            .as_str()
+            .unwrap()
+            .contains("It needs 1000 CPUs and 0 accelerators, which none of the clients that are alive has (1)"),
+        "{told}"
+    );
 
     world.claim(json!({"client_id": "node"})).await;
     let told = explain(urgent).await;
@@ -38,7 +44,7 @@ async fn a_job_says_what_it_waits_for() {
     world.say(urgent, 1, "fail", json!({"retryable": false})).await.expect(200);
     assert_eq!(explain(urgent).await["summary"], "It is FAILED, after attempt 1.");
     let told = explain(child).await;
-    assert!(told["summary"].as_str().unwrap().contains("of which 1 will not as they are"), "{told}");
+    assert!(told["summary"].as_str().unwrap().contains("of which 1 cannot without a retry"), "{told}");
     let archived = json!({"name": "p", "description": "", "status": "ARCHIVED"});
     world.api.put(&format!("/projects/{}", world.project), archived).await.expect(200);
     assert_eq!(kinds(&explain(ready).await), ["project"]);
@@ -59,7 +65,7 @@ async fn a_job_says_why_it_failed_that_it_is_to_be_cancelled_and_who_is_busy() {
     let ready = "It is ready; 0 jobs of the project are more urgent.";
     let busy = |clients: i32| format!("{ready} All clients that are alive and have what it needs ({clients}) are busy.");
     assert_eq!(summary(next).await, busy(1));
-    assert_eq!(summary(small).await, "It is ready; 1 jobs of the project are more urgent.", "that one fits beside it");
+    assert_eq!(summary(small).await, "It is ready; 1 job of the project is more urgent.", "that one fits beside it");
     world.client("little", 4, 0).await;
     world.client("off", 8, 0).await;
     world.api.post("/clients/off/deactivate", json!({})).await.expect(200);
@@ -102,7 +108,7 @@ async fn a_job_waits_for_one_client_that_is_there_and_has_all_that_it_needs() {
     world.api.post("/clients/node/deactivate", json!({})).await.expect(200);
     let told = explain(job).await;
     assert_eq!((&told["waits_for"][0]["kind"], &told["waits_for"][1]), (&json!("client"), &Value::Null), "{told}");
-    assert_eq!(told["summary"], "It needs 8 CPUs and 0 accelerators, which none of the 1 clients that are alive has.");
+    assert_eq!(told["summary"], "It needs 8 CPUs and 0 accelerators, which none of the clients that are alive has (1).");
     world.api.post("/clients/node/heartbeat", json!({})).await.expect(200);
     assert_eq!(explain(job).await["waits_for"], json!([]), "it is back");
 
@@ -111,7 +117,7 @@ async fn a_job_waits_for_one_client_that_is_there_and_has_all_that_it_needs() {
     let both = world.task("both", 4, 4).await;
     let job = world.job_with("both", json!({"task_id": both})).await;
     let told = explain(job).await;
-    assert_eq!(told["summary"], "It needs 4 CPUs and 4 accelerators, which none of the 3 clients that are alive has.");
+    assert_eq!(told["summary"], "It needs 4 CPUs and 4 accelerators, which none of the clients that are alive has (3).");
     world.client("gpus", 4, 4).await;
     assert_eq!(explain(job).await["waits_for"], json!([]));
     world.end().await;
