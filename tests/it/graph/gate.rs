@@ -9,7 +9,6 @@ use crate::support::{Server, TestDatabase, eventually, waiting_for_locks};
 /// What a request does that adds jobs below a parent, up to where it adds them.
 async fn adding<'a>(client: &'a mut Client, project: i64, parent: i64) -> Transaction<'a> {
     let transaction = client.transaction().await.unwrap();
-    #[expect(clippy::disallowed_methods, reason = "each statement is sent once")]
     for (query, parameters) in [(graph::LOCK_SHARED, vec![project]), (graph::LOCK_PARENTS, vec![project, parent])] {
         let statement = transaction.prepare(query.sql).await.unwrap();
         let rows = match parameters[..] {

@@ -38,6 +38,13 @@ pub(super) type Room = HashMap<String, Resources>;
 struct Heads(Database);
 struct Rooms(Database);
 
+/// A project, and the most that anybody who waits there would take.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Largest {
+    project_id: i64,
+    most: Resources,
+}
+
 impl Outlook {
     pub(super) fn new(database: &Database) -> Self {
         Self { heads: Batches::new(Heads(database.clone())), rooms: Batches::new(Rooms(database.clone())), looks: Looks::default() }
@@ -45,7 +52,7 @@ impl Outlook {
 
     /// What each task's most urgent ready job needs, of those that need no more than this. Nothing while the database is away.
     pub(super) async fn heads(&self, project_id: i64, most: Resources) -> Arc<[Head]> {
-        self.heads.ask((project_id, most.cpu, most.accelerators)).await.1
+        self.heads.ask(Largest { project_id, most }).await.1
     }
 
     /// What clients have left, and maybe others. Nothing while the database is away.
@@ -77,8 +84,7 @@ fn jitter() -> f64 {
 }
 
 impl Ask for Heads {
-    /// A project, and the most that anybody there would take.
-    type Question = (i64, i32, i32);
+    type Question = Largest;
     type Answer = Arc<[Head]>;
     type Place = ();
 
@@ -86,7 +92,7 @@ impl Ask for Heads {
 
     fn place(&self, _: &Self::Question) {}
 
-    async fn ask(&self, questions: &[(Arc<Self::Question>, usize)]) -> Vec<Arc<[Head]>> {
+    async fn ask(&self, questions: &[(Arc<Largest>, usize)]) -> Vec<Arc<[Head]>> {
         let mut heads: Vec<Vec<Head>> = questions.iter().map(|_| Vec::new()).collect();
         for row in self.read(questions).await.unwrap_or_default() {
             let place = usize::try_from(row.get::<_, i64>("position") - 1).expect("it is the place of an array element");
@@ -98,13 +104,10 @@ impl Ask for Heads {
 }
 
 impl Heads {
-    async fn read(&self, questions: &[(Arc<(i64, i32, i32)>, usize)]) -> Result<Vec<Row>> {
-        let (mut projects, mut cpu, mut accelerators) = (Vec::new(), Vec::new(), Vec::new());
-        for (question, _) in questions {
-            projects.push(question.0);
-            cpu.push(question.1);
-            accelerators.push(question.2);
-        }
+    async fn read(&self, questions: &[(Arc<Largest>, usize)]) -> Result<Vec<Row>> {
+        let projects: Vec<i64> = questions.iter().map(|(question, _)| question.project_id).collect();
+        let cpu: Vec<i32> = questions.iter().map(|(question, _)| question.most.cpu).collect();
+        let accelerators: Vec<i32> = questions.iter().map(|(question, _)| question.most.accelerators).collect();
         let params: Params<'_> = &[&projects, &cpu, &accelerators];
         Ok(sql::HEADS.all(&self.0.client().await?, params).await?)
     }
@@ -120,7 +123,7 @@ impl Ask for Rooms {
 
     fn place(&self, _: &Self::Question) {}
 
-    async fn ask(&self, questions: &[(Arc<Self::Question>, usize)]) -> Vec<Arc<Room>> {
+    async fn ask(&self, questions: &[(Arc<Vec<String>>, usize)]) -> Vec<Arc<Room>> {
         let room = Arc::new(self.read(questions).await.unwrap_or_default());
         vec![room; questions.len()]
     }
