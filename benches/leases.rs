@@ -159,7 +159,7 @@ async fn live(connection: &mut Connection, client: &str, project: i64, task: i64
 /// From sending a job to the answer of a claim that waits at a server: the same, or another one.
 async fn waiting(api: &Api, at: &Api, place: &str) {
     let (project, task) = api.project_with_task(place).await;
-    let client = clients(api, place, 1).await.remove(0);
+    let client = clients(api, &format!("wait-{project}"), 1).await.remove(0);
     let (sender, mut answers) = mpsc::unbounded_channel();
     let claims = tokio::spawn({
         let api = at.clone();

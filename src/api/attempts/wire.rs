@@ -137,7 +137,7 @@ pub struct Heartbeat {
     pub(super) message: Option<Line>,
     /// The last lines that it wrote so far: kept if nothing is heard of it any more. At most 64 KiB of UTF-8: it is bytes that count, not characters.
     pub(super) log_tail: Option<LogTail>,
-    /// How long the lease lasts from now on. Without it, as long as it was claimed for.
+    /// How long the lease lasts from now on. Without it, as long as before: at first, as it was claimed for.
     pub(super) lease_seconds: Option<LeaseSeconds>,
 }
 
