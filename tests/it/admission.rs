@@ -151,9 +151,12 @@ async fn changes_of_keys_and_users_hold_for_the_next_request() {
     let reset = admin.post(&format!("/keys/{id}/limit/reset"), json!({})).await.expect(200);
     assert_eq!((&reset["limit"], &reset["remaining"]), (&json!(2), &json!(2)));
     eventually("a server that remembered the refusal asks again", || async { apis[1].try_get("/projects").await == Some(200) }).await;
+    admin.put(&format!("/keys/{id}/limit"), json!({"rate_limit": null})).await.expect(200);
+    for api in &apis {
+        eventually("each server, whenever it refused, asks again", || async { api.try_get("/projects").await == Some(200) }).await;
+    }
 
     // Rotation: the old key has its grace and no more.
-    admin.put(&format!("/keys/{id}/limit"), json!({"rate_limit": null})).await.expect(200);
     let rotated = admin.post(&format!("/keys/{id}/rotate"), json!({"grace_seconds": 3600})).await.expect(201);
     let successor: Key = rotated["key"].as_str().unwrap().parse().unwrap();
     assert_eq!(rotated["data"]["user_id"], user);
