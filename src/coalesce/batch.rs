@@ -85,9 +85,9 @@ impl<A: Ask> Batches<A> {
         loop {
             match self.join(&question) {
                 Joined::First(turn) => {
-                    let answer = self.0.asker.ask(&[(question.clone(), 1)]).await.pop();
+                    let answer = self.0.ask_one(question.clone()).await;
                     drop(turn);
-                    return (0, answer.expect("each question has an answer"));
+                    return (0, answer);
                 }
                 // No answer only if what asked for it has ended in a panic, of which the log tells.
                 Joined::Waits(answer) => {
@@ -97,6 +97,11 @@ impl<A: Ask> Batches<A> {
                 }
             }
         }
+    }
+
+    /// The answer to a question that waits for no others, and that no others wait for.
+    pub async fn ask_alone(&self, question: A::Question) -> A::Answer {
+        self.0.ask_one(Arc::new(question)).await
     }
 
     fn join(&self, question: &Arc<A::Question>) -> Joined<A> {
@@ -123,6 +128,10 @@ impl<A: Ask> Batches<A> {
 }
 
 impl<A: Ask> Shared<A> {
+    async fn ask_one(&self, question: Arc<A::Question>) -> A::Answer {
+        self.asker.ask(&[(question, 1)]).await.pop().expect("each question has an answer")
+    }
+
     fn lines(&self) -> MutexGuard<'_, HashMap<A::Place, Line<A>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

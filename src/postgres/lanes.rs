@@ -1,7 +1,7 @@
 //! Fair shares of the pool.
 //!
 //! Transactions that wait for each other's locks wait with a connection in their hands. Those of one project alone could so take every connection and
-//! stop all other projects. So each is in a *lane*, and a lane holds at most half of the pool; the rest of it waits here, without a connection. (Two projects can
+//! stop all other projects. So each is in a *lane*, and a lane holds a part of the pool at most; the rest of it waits here, without a connection. (Two projects can
 //! still take everything, and a pool of one connection has only one lane.)
 
 use std::{
@@ -11,37 +11,52 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Whose lane it is, by project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Of changes, which may wait for each other's locks: half of the pool.
+    Changes(i64),
+    /// Of those who walk past what others have locked: a quarter of it.
+    Passing(i64),
+}
+
 /// The lanes that are in use.
 #[derive(Clone)]
 pub(super) struct Lanes {
-    width: usize,
-    open: Arc<Mutex<HashMap<i64, Arc<Semaphore>>>>,
+    pool: usize,
+    open: Arc<Mutex<HashMap<Lane, Arc<Semaphore>>>>,
 }
 
 /// A place in a lane, free again when dropped.
 pub(super) struct Place {
-    key: i64,
+    lane: Lane,
     permit: Option<OwnedSemaphorePermit>,
     lanes: Lanes,
+}
+
+impl Lane {
+    fn width(self, pool: usize) -> usize {
+        match self {
+            Self::Changes(_) => (pool / 2).max(1),
+            Self::Passing(_) => (pool / 4).max(1),
+        }
+    }
 }
 
 impl Lanes {
     /// Lanes for a pool of so many connections.
     pub(super) fn of_pool(size: usize) -> Self {
-        Self { width: (size / 2).max(1), open: Arc::default() }
+        Self { pool: size, open: Arc::default() }
     }
 
     /// Waits for a place, first come first served.
-    pub(super) async fn enter(&self, key: i64) -> Place {
+    pub(super) async fn enter(&self, lane: Lane) -> Place {
         // Made before waiting, so that a waiter that gives up also closes the lane behind it.
-        let mut place = Place { key, permit: None, lanes: self.clone() };
-        let lane = self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert_with(|| self.lane()).clone();
-        place.permit = Some(lane.acquire_owned().await.expect("lanes are not closed"));
+        let mut place = Place { lane, permit: None, lanes: self.clone() };
+        let open = || Arc::new(Semaphore::new(lane.width(self.pool)));
+        let places = self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(lane).or_insert_with(open).clone();
+        place.permit = Some(places.acquire_owned().await.expect("lanes are not closed"));
         place
-    }
-
-    fn lane(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.width))
     }
 }
 
@@ -50,8 +65,8 @@ impl Drop for Place {
         self.permit = None;
         let mut open = self.lanes.open.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever is in the lane, or waits for it, holds it too.
-        if open.get(&self.key).is_some_and(|lane| Arc::strong_count(lane) == 1) {
-            open.remove(&self.key);
+        if open.get(&self.lane).is_some_and(|places| Arc::strong_count(places) == 1) {
+            open.remove(&self.lane);
         }
     }
 }
@@ -65,11 +80,15 @@ mod tests {
     #[tokio::test]
     async fn a_lane_takes_half_of_the_pool_and_others_have_theirs() {
         let lanes = Lanes::of_pool(5);
-        let taken = join_all([lanes.enter(1), lanes.enter(1)]).await;
-        assert!(lanes.enter(1).now_or_never().is_none(), "the lane is full");
-        assert!(lanes.enter(2).now_or_never().is_some(), "another one is not");
-        drop(taken);
-        assert!(lanes.enter(1).now_or_never().is_some(), "it has places again");
+        let one = Lane::Changes(1);
+        let taken = join_all([lanes.enter(one), lanes.enter(one)]).await;
+        assert!(lanes.enter(one).now_or_never().is_none(), "the lane is full");
+        assert!(lanes.enter(Lane::Changes(2)).now_or_never().is_some(), "another one is not");
+        let passing = lanes.enter(Lane::Passing(1)).now_or_never();
+        assert!(passing.is_some(), "who walks past locks does not wait for those who wait for locks");
+        assert!(lanes.enter(Lane::Passing(1)).now_or_never().is_none(), "and has a quarter");
+        drop((taken, passing));
+        assert!(lanes.enter(one).now_or_never().is_some(), "it has places again");
         assert!(lanes.open.lock().expect("no panic").is_empty(), "lanes that nobody uses are forgotten");
     }
 }

@@ -20,7 +20,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::config::{AuthoritiesError, DatabasePooler, Settings};
 
 use connector::{Connector, Target};
-use lanes::{Lanes, Place};
+use lanes::{Lane, Lanes, Place};
 use statements::ParameterTypes;
 use stats::Counts;
 
@@ -200,13 +200,30 @@ impl Database {
         self.checkout(&self.pool, None).await
     }
 
-    /// The same for a change that may wait for a project's locks: those of one project have at most half of the pool.
+    /// The same for a change that may wait for a project's locks: those of one project have at most half of the pool, and wait for it however long that takes.
     ///
     /// # Errors
     ///
     /// As [`Database::client`].
     pub async fn client_for(&self, project: i64) -> Result<Client, Error> {
-        let place = self.lanes.enter(project).await;
+        let place = self.lanes.enter(Lane::Changes(project)).await;
+        self.checkout(&self.pool, Some(place)).await
+    }
+
+    /// The same for a statement that walks past what others have locked in a project: those of one project have at most a quarter of the pool, and wait for it no longer than
+    /// anybody waits for a connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::client`].
+    pub async fn client_passing(&self, project: i64) -> Result<Client, Error> {
+        let enter = self.lanes.enter(Lane::Passing(project));
+        let place = match self.pool.timeouts().wait {
+            Some(patience) => {
+                timeout(patience, enter).await.map_err(|_| Error::Busy).inspect_err(|error| self.counts.no_connection(error))?
+            }
+            None => enter.await,
+        };
         self.checkout(&self.pool, Some(place)).await
     }
 

@@ -54,8 +54,17 @@ pub(in crate::queue) struct Watch {
 pub(in crate::queue) struct Ringing<'a> {
     bells: &'a Bells,
     project_id: i64,
+    gives: Gives,
     /// Whether it was done, if that is known.
     is_done: Option<bool>,
+}
+
+/// When what is begun gives jobs to claim. Those that it holds meanwhile are passed over by whoever claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    IfDone,
+    UnlessDone,
+    Anyway,
 }
 
 impl Bells {
@@ -67,7 +76,17 @@ impl Bells {
 
     /// There will be something to claim when what is begun now is done.
     pub(in crate::queue) fn ring_after(&self, project_id: i64) -> Ringing<'_> {
-        Ringing { bells: self, project_id, is_done: None }
+        Ringing { bells: self, project_id, gives: Gives::IfDone, is_done: None }
+    }
+
+    /// What is begun now holds jobs, which will be there to claim again if it is not done.
+    pub(in crate::queue) fn ring_unless(&self, project_id: i64) -> Ringing<'_> {
+        Ringing { bells: self, project_id, gives: Gives::UnlessDone, is_done: None }
+    }
+
+    /// What is begun now holds jobs, which may be there to claim whether it is done or not.
+    pub(in crate::queue) fn ring_anyway(&self, project_id: i64) -> Ringing<'_> {
+        Ringing { bells: self, project_id, gives: Gives::Anyway, is_done: None }
     }
 
     /// A client has more room than before, here and elsewhere: what was too large for it may not be any more, whatever project it waits in.
@@ -160,7 +179,7 @@ impl Drop for Watch {
 }
 
 impl Ringing<'_> {
-    /// This came of it. What was refused is nothing to ring for; what failed on the way may have been done.
+    /// This came of it. What was refused was not done; what failed on the way may have been.
     pub(in crate::queue) fn end<T>(mut self, result: &Result<T>) {
         self.is_done = match result {
             Ok(_) => Some(true),
@@ -175,7 +194,12 @@ const AFTERWARDS: Duration = Duration::from_millis(100);
 
 impl Drop for Ringing<'_> {
     fn drop(&mut self) {
-        if self.is_done != Some(false) {
+        let is_silent = match self.gives {
+            Gives::IfDone => self.is_done == Some(false),
+            Gives::UnlessDone => self.is_done == Some(true),
+            Gives::Anyway => false,
+        };
+        if !is_silent {
             self.bells.ring(self.project_id);
         }
         if let (None, Ok(runtime)) = (self.is_done, Handle::try_current()) {
@@ -243,6 +267,14 @@ mod tests {
         assert!(bell.has_rung(), "it was done");
         sleep(AFTERWARDS * 2).await;
         assert!(!bell.has_rung(), "and that was all");
+        bells.ring_unless(1).end(&Ok(()));
+        assert!(!bell.has_rung(), "what it held is gone");
+        bells.ring_unless(1).end(&Err::<(), _>(Error::Unserved));
+        assert!(bell.has_rung(), "what it held is there");
+        for done in [Ok(()), Err(Error::Unserved)] {
+            bells.ring_anyway(1).end(&done);
+            assert!(bell.has_rung(), "what it held may be there");
+        }
         let request = async {
             let _ringing = bells.ring_after(1);
             std::future::pending::<()>().await;

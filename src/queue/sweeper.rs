@@ -1,15 +1,20 @@
 //! What every server does now and then, whatever is asked of it. None leads: what one has locked the others pass over.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    sync::watch,
+    time::{Instant, sleep},
 };
 
 use super::{
     Result, clients,
-    jobs::{self, Late, Pruned, Swept},
+    jobs::{self, Late, Pruned},
     projects,
 };
 use crate::measure::Counter;
@@ -21,6 +26,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// seconds of their leases.
 const SPARED: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(3);
+
+/// In how many projects leases are ended one by one at a time. Where somebody changes much that has to wait.
+const PROJECTS: usize = 4;
 
 /// How long at least between two looks for jobs that are due: jobs that become so one after the other are swept together.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -95,15 +103,7 @@ impl Sweeper {
     /// Does all of it again and again. Never ends.
     pub async fn run(&self) {
         let (left, late) = watch::channel(Vec::new());
-        let more = Notify::new();
-        tokio::join!(
-            self.sweep_on(left, &more),
-            self.end_on(late, &more),
-            self.wake_on(),
-            self.tidy_on(),
-            self.prune_on(),
-            self.learn_on()
-        );
+        tokio::join!(self.sweep_on(left), self.end_on(late), self.wake_on(), self.tidy_on(), self.prune_on(), self.learn_on());
     }
 
     fn part(&self, what: &'static str) -> Part<'_> {
@@ -143,7 +143,7 @@ impl Sweeper {
     }
 
     /// Takes back what leases that have ended were for, and tells what is left of them.
-    async fn sweep_on(&self, left: watch::Sender<Vec<Late>>, more: &Notify) {
+    async fn sweep_on(&self, left: watch::Sender<Vec<Late>>) {
         let mut part = self.part("taking jobs back whose leases have ended");
         loop {
             let began = Instant::now();
@@ -159,22 +159,36 @@ impl Sweeper {
             }
             // Where looking takes long, because nothing that ended can be vacuumed, the next one waits.
             let took = began.elapsed();
-            let pause = INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST));
-            timeout(pause, more.notified()).await.ok();
+            sleep(INTERVAL.saturating_sub(took).max((took * SPARED).min(LONGEST))).await;
         }
     }
 
-    /// Takes back one by one what is left, beside the sweeps: it may have to wait for somebody who changes much of a project.
-    async fn end_on(&self, mut late: watch::Receiver<Vec<Late>>, more: &Notify) {
-        // The sweeps never end.
-        while late.changed().await.is_ok() {
-            let late = late.borrow_and_update().clone();
-            let Swept { expired, is_more, .. } = self.jobs.sweep_late(late).await;
-            if expired > 0 {
-                tracing::info!(expired, "leases have ended");
+    /// Takes back one by one what is left, beside the sweeps, and each project's beside those of others: it may have to wait for somebody who changes much of a project.
+    async fn end_on(&self, mut late: watch::Receiver<Vec<Late>>) {
+        let (mut waiting, mut taken) = (HashMap::new(), HashSet::new());
+        let mut turns = FuturesUnordered::new();
+        loop {
+            while turns.len() < PROJECTS
+                && let Some((project, late)) = waiting.extract_if(|project, _| !taken.contains(project)).next()
+            {
+                taken.insert(project);
+                turns.push(async move { (project, self.jobs.sweep_late(late).await) });
             }
-            if is_more {
-                more.notify_one();
+            tokio::select! {
+                changed = late.changed() => {
+                    changed.expect("the sweeps never end");
+                    waiting = Late::by_project(&late.borrow_and_update());
+                }
+                Some((project, (expired, left))) = turns.next() => {
+                    taken.remove(&project);
+                    if expired > 0 {
+                        tracing::info!(expired, project, "leases have ended");
+                    }
+                    // A sweep may have told of them meanwhile.
+                    if !left.is_empty() {
+                        waiting.entry(project).or_insert(left);
+                    }
+                }
             }
         }
     }

@@ -74,8 +74,8 @@ impl Store {
     async fn try_claim(&self, project_id: i64, resources: Resources) -> Result<Fetched> {
         let is_plenty = self.plenty.is_known((project_id, resources));
         let cap = if is_plenty { 1 } else { COUNT_CAP };
-        // In the project's lane: whoever walks past much that is locked, as while a queue is cleared, keeps no other project from the database.
-        let client = self.database.client_for(project_id).await?;
+        // Whoever walks past much that is locked, as while a queue is cleared, keeps no other project from the database.
+        let client = self.database.client_passing(project_id).await?;
         let (row, claimed) = loop {
             let from = self.beginnings.of(&client, project_id).await?;
             let Resources { cpu, accelerators } = resources;

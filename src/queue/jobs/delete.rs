@@ -22,9 +22,10 @@ impl Store {
         }
         let store = self.clone();
         let work = async move {
-            let client_id = store.database.transaction(&Delete { id, project_id: owner }).await?;
-            store.has_room(client_id.as_deref());
-            Ok(())
+            let ringing = store.bells.ring_unless(owner);
+            let deleted = store.database.transaction(&Delete { id, project_id: owner }).await;
+            ringing.end(&deleted);
+            deleted.map(|client_id| store.has_room(client_id.as_deref()))
         };
         Lasting::new(work).await
     }
@@ -36,7 +37,9 @@ impl Store {
     ///
     /// [`Error::NotFound`].
     pub async fn clear(&self, project_id: i64) -> Result<i64> {
+        let ringing = self.bells.ring_unless(project_id);
         let deleted = self.database.transaction(&Clear { project_id }).await;
+        ringing.end(&deleted);
         self.plenty.forget(project_id);
         deleted
     }

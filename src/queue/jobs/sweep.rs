@@ -1,8 +1,11 @@
 //! What time brings: leases that end, and jobs that become due. Every server does it, none leads; what one has locked the others pass over.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Store;
@@ -17,11 +20,8 @@ use crate::{
 /// How many jobs one statement touches.
 const BATCH: usize = 500;
 
-/// How many leases are ended one by one before it is looked for what is left of them now.
-const TURN: usize = 200;
-
-/// How long one of them may take: whoever changes much of a project keeps those of that project waiting, and no others.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long leases of a project are ended one by one before it is another one's turn.
+const TURN: Duration = Duration::from_secs(1);
 
 /// What became of leases that had ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +42,17 @@ pub struct Late {
     number: i32,
 }
 
+impl Late {
+    /// Each project's.
+    pub fn by_project(late: &[Self]) -> HashMap<i64, Vec<Self>> {
+        let mut projects: HashMap<i64, Vec<Self>> = HashMap::new();
+        for late in late {
+            projects.entry(late.project_id).or_default().push(*late);
+        }
+        projects
+    }
+}
+
 impl Store {
     /// Takes jobs from clients whose leases have ended, as many as can be taken together.
     pub async fn sweep_leases(&self) -> Result<Swept> {
@@ -51,34 +62,29 @@ impl Store {
         Ok(swept)
     }
 
-    /// Takes jobs from clients whose leases have ended, one by one: some of those that are left of a sweep.
-    pub async fn sweep_late(&self, mut late: Vec<Late>) -> Swept {
-        if !late.is_empty() {
+    /// Takes jobs from clients whose leases have ended, one by one: some of those that are left of a sweep in one project. It takes a turn, or as long as one of them
+    /// has to wait for somebody who changes much of the project. Returns how many were ended, and what is left then.
+    pub async fn sweep_late(&self, mut left: Vec<Late>) -> (usize, Vec<Late>) {
+        if !left.is_empty() {
             // Servers that have the same before them begin at different ends.
-            let first = Uuid::new_v4().as_u128() % late.len() as u128;
-            late.rotate_left(usize::try_from(first).expect("it is an index"));
+            let first = Uuid::new_v4().as_u128() % left.len() as u128;
+            left.rotate_left(usize::try_from(first).expect("it is an index"));
         }
-        let mut swept = Swept { is_more: late.len() > TURN, ..Swept::default() };
-        let mut jammed = HashSet::new();
-        for Late { project_id, job_id: job, number } in late.into_iter().take(TURN) {
-            if jammed.contains(&project_id) {
-                continue;
-            }
-            // One that fails, or waits, must not keep the others.
-            match timeout(PATIENCE, self.expire(job, number)).await {
-                Ok(Ok(is_done)) => swept.expired += usize::from(is_done),
-                Ok(Err(error)) => {
+        let (mut expired, began) = (0, Instant::now());
+        while began.elapsed() < TURN
+            && let Some(Late { job_id: job, number, .. }) = left.pop()
+        {
+            match self.expire(job, number).await {
+                Ok(is_done) => expired += usize::from(is_done),
+                // One that fails must not keep the others.
+                Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(error, job, "a lease that has ended could not be taken back; it is tried again");
                 }
-                Err(_) => {
-                    jammed.insert(project_id);
-                    tracing::info!(project = project_id, "leases that have ended wait for somebody who changes much of their project");
-                }
             }
         }
-        self.tally.expired.add(swept.expired as u64);
-        swept
+        self.tally.expired.add(expired as u64);
+        (expired, left)
     }
 
     /// Makes jobs ready whose time has come. Returns in how many seconds the next one is due, if any will be.

@@ -1,5 +1,6 @@
 //! Replacing what a caller decides about a job, as PUT does.
 
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use super::{
@@ -29,7 +30,7 @@ impl Store {
         }
         let (store, task) = (self.clone(), change.job.task_id);
         let work = async move {
-            let ringing = store.bells.ring_after(project_id);
+            let ringing = store.bells.ring_anyway(project_id);
             let updated = store.in_steps(|graph| Update { id, change: &change, graph }).await;
             ringing.end(&updated);
             // Also if that failed: it may have been done all the same.
@@ -127,13 +128,15 @@ impl Work for Update<'_> {
 /// back may write them in another way.
 fn is_same(job: &Job, asked: &NewJob) -> bool {
     let is_kept = |is: Option<i32>, asked: Option<i32>| asked.is_none() || asked == is;
+    // As much of a time as every client keeps.
+    let millis = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_millis());
     let means = |text: &RawValue| serde_json::from_str::<serde_json::Value>(text.get()).ok();
     job.name == asked.name
         && job.task_id == asked.task_id
         && job.priority == asked.priority
         && is_kept(job.retry.max_attempts, asked.retry.max_attempts)
         && is_kept(job.retry.backoff_seconds, asked.retry.backoff_seconds)
-        && (asked.not_before.is_none() || asked.not_before == job.not_before || !asked.status.is_waiting())
+        && (asked.not_before.is_none() || millis(asked.not_before) == millis(job.not_before) || !asked.status.is_waiting())
         && means(&job.parameters) == means(&asked.parameters)
 }
 

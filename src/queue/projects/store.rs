@@ -81,12 +81,9 @@ impl Store {
     ///
     /// [`Error::NotFound`], [`Error::NameTaken`].
     pub async fn update(&self, id: i64, content: &Content) -> Result<Project> {
-        let client = self.database.client_for(id).await?;
         // It may have been archived before.
         let ringing = self.bells.ring_after(id);
-        let row = sql::UPDATE.maybe(&client, &[&id, &content.name, &content.description, &content.status.as_str()]).await;
-        let found = |row: Option<Row>| row.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(id)));
-        let updated = row.map_err(|error| taken(error, content)).and_then(found);
+        let updated = self.database.transaction(&Update { id, content }).await;
         ringing.end(&updated);
         updated
     }
@@ -145,11 +142,36 @@ impl Store {
     pub async fn delete(&self, id: i64) -> Result<()> {
         let Self { database, bells } = self.clone();
         let work = async move {
-            let clients = database.transaction(&Delete { id }).await?;
-            clients.iter().for_each(|client| bells.ring_for_client(client));
-            Ok(())
+            let ringing = bells.ring_unless(id);
+            let deleted = database.transaction(&Delete { id }).await;
+            ringing.end(&deleted);
+            deleted.map(|clients| clients.iter().for_each(|client| bells.ring_for_client(client)))
         };
         Lasting::new(work).await
+    }
+}
+
+/// Replacing what a project says.
+struct Update<'a> {
+    id: i64,
+    content: &'a Content,
+}
+
+impl Work for Update<'_> {
+    type Output = Project;
+    type Error = Error;
+
+    fn project(&self) -> Option<i64> {
+        Some(self.id)
+    }
+
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<Project> {
+        let Self { id, content } = self;
+        // Those who add jobs share the row, and there may always be another one.
+        graph::LOCK_EXCLUSIVE.maybe(transaction, &[id]).await?;
+        let row = sql::UPDATE.maybe(transaction, &[id, &content.name, &content.description, &content.status.as_str()]).await;
+        let row = row.map_err(|error| taken(error, content))?;
+        row.map(|row| project(&row)).ok_or(Error::NotFound(Thing::Project(*id)))
     }
 }
 

@@ -106,14 +106,10 @@ impl Store {
         let project_id = self.get(id).await?.project_id;
         let Self { database, bells } = self.clone();
         let work = async move {
+            let ringing = bells.ring_unless(project_id);
             let deleted = database.transaction(&Delete { id, project_id }).await;
-            if deleted.is_err() {
-                // Its jobs were held, and passed over by whoever claimed meanwhile.
-                bells.ring(project_id);
-            }
-            let clients = deleted?;
-            clients.iter().for_each(|client| bells.ring_for_client(client));
-            Ok(())
+            ringing.end(&deleted);
+            deleted.map(|clients| clients.iter().for_each(|client| bells.ring_for_client(client)))
         };
         Lasting::new(work).await
     }

@@ -149,16 +149,26 @@ impl Claims {
                 asked => return asked,
             }
         }
-        let connection = self.jobs.database.client().await?;
-        let Some(owner) = speaker.owner_of(&connection, &wish.client_id).await? else {
-            let project = projects::GET.maybe(&connection, &[&project_id]).await?;
-            return Err(Error::NotFound(project.map_or(Thing::Project(project_id), |_| Thing::Client(wish.client_id))));
-        };
-        drop(connection);
+        wish.speaker = Some(self.owner(&speaker, project_id, &wish.client_id).await?);
+        let client_id = wish.client_id.clone();
         self.successors.insert(pair, ());
-        // It may be somebody else's by the time of the round.
-        wish.speaker = Some(owner);
-        self.ask(project_id, wish, until).await
+        match self.ask(project_id, wish, until).await {
+            // By the time of the round it was somebody else's, or gone.
+            Err(Error::OthersClient(_)) => {
+                Err(self.owner(&speaker, project_id, &client_id).await.err().unwrap_or(Error::OthersClient(client_id)))
+            }
+            asked => asked,
+        }
+    }
+
+    /// Whose the client is for which somebody claims.
+    async fn owner(&self, speaker: &Owner, project_id: i64, client_id: &str) -> Result<Owner> {
+        let connection = self.jobs.database.client().await?;
+        if let Some(owner) = speaker.owner_of(&connection, client_id).await? {
+            return Ok(owner);
+        }
+        let project = projects::GET.maybe(&connection, &[&project_id]).await?;
+        Err(project.map_or(Error::NotFound(Thing::Project(project_id)), |_| Error::Unregistered(client_id.to_owned())))
     }
 
     /// [`Error::OthersClient`] also where only the speaker's key is not known to have succeeded another one, or where there is no client.

@@ -1,4 +1,5 @@
-//! What there may be for those who wait. All projects of a server ask together, so few statements tell it, however many wait in however many projects.
+//! What there may be for those who wait. When nobody rang, all projects of a server ask together, so few statements tell it, however many wait in however many
+//! projects. Where a bell rang it is asked at once and alone; so does a project of which the answer takes long, so that no other one waits for it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,20 +13,55 @@ use super::Head;
 use crate::{
     coalesce::{Ask, Batches},
     postgres::{
-        Database, Row,
+        Database, Query, Row,
         query::{Params, claims as sql},
     },
-    queue::{Result, jobs::Resources},
+    queue::jobs::Resources,
 };
 
 /// How long it is not looked again without anybody ringing: from so long to twice as long.
 const LOOK_AGAIN: Duration = Duration::from_millis(1000);
+
+/// How long an answer takes that is long: so long, and so much longer for each that is asked for.
+const LONG: Duration = Duration::from_millis(100);
+const LONG_EACH: Duration = Duration::from_millis(2);
 
 /// What is asked of the database for those who wait at this server.
 pub(super) struct Outlook {
     heads: Batches<Heads>,
     rooms: Batches<Rooms>,
     looks: Looks,
+}
+
+/// How one project looks at it.
+pub(super) struct View {
+    outlook: Arc<Outlook>,
+    project_id: i64,
+    next: Instant,
+    heads: Pace,
+    room: Pace,
+}
+
+/// Whether the last answer took long.
+#[derive(Debug, Default)]
+struct Pace {
+    is_slow: bool,
+}
+
+/// What the database told, and whether that took long.
+#[derive(Debug, Clone)]
+struct Told<T> {
+    what: T,
+    took_long: bool,
+}
+
+/// Why it is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// A bell rang.
+    Bell,
+    /// It is time to.
+    Time,
 }
 
 /// When it is looked again though nobody rang.
@@ -49,21 +85,55 @@ impl Outlook {
     pub(super) fn new(database: &Database) -> Self {
         Self { heads: Batches::new(Heads(database.clone())), rooms: Batches::new(Rooms(database.clone())), looks: Looks::default() }
     }
+}
 
-    /// What each task's most urgent ready job needs, of those that need no more than this. Nothing while the database is away.
-    pub(super) async fn heads(&self, project_id: i64, most: Resources) -> Arc<[Head]> {
-        self.heads.ask(Largest { project_id, most }).await.1
+impl View {
+    pub(super) fn new(outlook: Arc<Outlook>, project_id: i64) -> Self {
+        let next = outlook.looks.next(Instant::now());
+        Self { outlook, project_id, next, heads: Pace::default(), room: Pace::default() }
     }
 
-    /// What clients have left, and maybe others. Nothing while the database is away.
-    pub(super) async fn room(&self, mut clients: Vec<String>) -> Arc<Room> {
-        clients.sort_unstable();
-        self.rooms.ask(clients).await.1
+    /// Of which project it is.
+    pub(super) fn project_id(&self) -> i64 {
+        self.project_id
     }
 
     /// When it is looked again though nobody rang: in all projects at once, and at another time at each server.
-    pub(super) fn next_look(&self) -> Instant {
-        self.looks.next(Instant::now())
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether that is now; then it is looked again after as long.
+    pub(super) fn is_time(&mut self) -> bool {
+        let now = Instant::now();
+        let is_time = now >= self.next;
+        if is_time {
+            self.next = self.outlook.looks.next(now);
+        }
+        is_time
+    }
+
+    /// What each task's most urgent ready job needs, of those that need no more than this. Nothing while the database is away.
+    pub(super) async fn heads(&mut self, occasion: Occasion, most: Resources) -> Arc<[Head]> {
+        self.heads.ask(&self.outlook.heads, occasion, Largest { project_id: self.project_id, most }).await
+    }
+
+    /// What clients have left, and maybe others. Nothing while the database is away.
+    pub(super) async fn room(&mut self, occasion: Occasion, mut clients: Vec<String>) -> Arc<Room> {
+        clients.sort_unstable();
+        self.room.ask(&self.outlook.rooms, occasion, clients).await
+    }
+}
+
+impl Pace {
+    async fn ask<A: Ask<Answer = Told<T>>, T>(&mut self, batches: &Batches<A>, occasion: Occasion, question: A::Question) -> T {
+        let told = match occasion {
+            Occasion::Time if !self.is_slow => batches.ask(question).await.1,
+            Occasion::Time | Occasion::Bell => batches.ask_alone(question).await,
+        };
+        // Whoever was asked for together with what takes long asks alone once.
+        self.is_slow = told.took_long;
+        told.what
     }
 }
 
@@ -85,58 +155,62 @@ fn jitter() -> f64 {
 
 impl Ask for Heads {
     type Question = Largest;
-    type Answer = Arc<[Head]>;
+    type Answer = Told<Arc<[Head]>>;
     type Place = ();
 
     const MOST: usize = 1024;
 
     fn place(&self, _: &Self::Question) {}
 
-    async fn ask(&self, questions: &[(Arc<Largest>, usize)]) -> Vec<Arc<[Head]>> {
+    async fn ask(&self, questions: &[(Arc<Largest>, usize)]) -> Vec<Self::Answer> {
         let mut heads: Vec<Vec<Head>> = questions.iter().map(|_| Vec::new()).collect();
-        for row in self.read(questions).await.unwrap_or_default() {
+        let Told { what: rows, took_long } = self.read(questions).await;
+        for row in rows {
             let place = usize::try_from(row.get::<_, i64>("position") - 1).expect("it is the place of an array element");
             let needs = Resources { cpu: row.get("required_cpu"), accelerators: row.get("required_accelerators") };
             heads[place].push(Head { task_id: row.get("task_id"), needs });
         }
-        heads.into_iter().map(Into::into).collect()
+        heads.into_iter().map(|heads| Told { what: heads.into(), took_long }).collect()
     }
 }
 
 impl Heads {
-    async fn read(&self, questions: &[(Arc<Largest>, usize)]) -> Result<Vec<Row>> {
+    async fn read(&self, questions: &[(Arc<Largest>, usize)]) -> Told<Vec<Row>> {
         let projects: Vec<i64> = questions.iter().map(|(question, _)| question.project_id).collect();
         let cpu: Vec<i32> = questions.iter().map(|(question, _)| question.most.cpu).collect();
         let accelerators: Vec<i32> = questions.iter().map(|(question, _)| question.most.accelerators).collect();
         let params: Params<'_> = &[&projects, &cpu, &accelerators];
-        Ok(sql::HEADS.all(&self.0.client().await?, params).await?)
+        read(&self.0, sql::HEADS, params, questions.len()).await
     }
 }
 
 impl Ask for Rooms {
     /// Clients.
     type Question = Vec<String>;
-    type Answer = Arc<Room>;
+    type Answer = Told<Arc<Room>>;
     type Place = ();
 
     const MOST: usize = 1024;
 
     fn place(&self, _: &Self::Question) {}
 
-    async fn ask(&self, questions: &[(Arc<Vec<String>>, usize)]) -> Vec<Arc<Room>> {
-        let room = Arc::new(self.read(questions).await.unwrap_or_default());
-        vec![room; questions.len()]
+    async fn ask(&self, questions: &[(Arc<Vec<String>>, usize)]) -> Vec<Self::Answer> {
+        let clients: HashSet<&str> = questions.iter().flat_map(|(clients, _)| clients.iter().map(String::as_str)).collect();
+        let clients: Vec<&str> = clients.into_iter().collect();
+        let Told { what: rows, took_long } = read(&self.0, sql::ROOM, &[&clients], clients.len()).await;
+        let left = |row: &Row, column: &str| row.get::<_, i64>(column).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        let room = |row: &Row| (row.get("id"), Resources { cpu: left(row, "cpu"), accelerators: left(row, "accelerators") });
+        vec![Told { what: Arc::new(rows.iter().map(room).collect()), took_long }; questions.len()]
     }
 }
 
-impl Rooms {
-    async fn read(&self, questions: &[(Arc<Vec<String>>, usize)]) -> Result<Room> {
-        let clients: HashSet<&str> = questions.iter().flat_map(|(clients, _)| clients.iter().map(String::as_str)).collect();
-        let clients: Vec<&str> = clients.into_iter().collect();
-        let rows = sql::ROOM.all(&self.0.client().await?, &[&clients]).await?;
-        let left = |row: &Row, column: &str| row.get::<_, i64>(column).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
-        Ok(rows.iter().map(|row| (row.get("id"), Resources { cpu: left(row, "cpu"), accelerators: left(row, "accelerators") })).collect())
-    }
+/// What a statement tells of so many. Nothing while the database is away, or if it takes too long.
+async fn read(database: &Database, query: Query, params: Params<'_>, count: usize) -> Told<Vec<Row>> {
+    let Ok(client) = database.client().await else { return Told { what: Vec::new(), took_long: false } };
+    let began = Instant::now();
+    let rows = query.all(&client, params).await.unwrap_or_default();
+    let long = LONG + LONG_EACH * u32::try_from(count).unwrap_or(u32::MAX);
+    Told { what: rows, took_long: began.elapsed() > long }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     ANYTHING, Claim, Claims, Head, Wish,
     marks::Marks,
+    outlook::{Occasion, View},
     round::{Found, Round},
 };
 use crate::queue::{Error, jobs::Resources};
@@ -25,20 +26,17 @@ impl Claims {
         let bell = self.jobs.bells.hear(project_id);
         let marks = Mutex::default();
         let mut parked: Vec<Claim> = Vec::new();
-        let mut look_again = self.outlook.next_look();
+        let mut view = View::new(self.outlook.clone(), project_id);
         loop {
             let Some(new) = self.arrived(project_id, parked.is_empty()) else {
                 serving.is_done = true;
                 return;
             };
-            let is_late = Instant::now() >= look_again;
-            // However often it rings: nobody is told of everything that gives a client more room.
-            if is_late {
-                look_again = self.outlook.next_look();
-            }
-            if (bell.has_rung() || is_late) && !parked.is_empty() {
+            let (has_rung, is_time) = (bell.has_rung(), view.is_time());
+            if (has_rung || is_time) && !parked.is_empty() {
                 parked.extend(new);
-                parked = self.look_again(project_id, &marks, parked, is_late).await;
+                let occasion = if has_rung { Occasion::Bell } else { Occasion::Time };
+                parked = self.look_again(&mut view, occasion, is_time, &marks, parked).await;
             } else {
                 let mut new = new.into_iter().peekable();
                 while new.peek().is_some() {
@@ -55,7 +53,7 @@ impl Claims {
                     () = bell.wait() => {}
                     () = self.closing.cancelled() => {}
                     () = sleep_until(first) => {}
-                    () = sleep_until(look_again) => {}
+                    () = sleep_until(view.next()) => {}
                 }
             }
         }
@@ -74,7 +72,14 @@ impl Claims {
 
     /// Serves all that just came, and those that are parked as long as there is anything that they could have. Returns who is left, in the order in which
     /// they came.
-    async fn look_again(&self, project_id: i64, marks: &Mutex<Marks>, mut claims: Vec<Claim>, mut is_late: bool) -> Vec<Claim> {
+    async fn look_again(
+        &self,
+        view: &mut View,
+        mut occasion: Occasion,
+        mut is_time: bool,
+        marks: &Mutex<Marks>,
+        mut claims: Vec<Claim>,
+    ) -> Vec<Claim> {
         for claim in claims.iter_mut().filter(|claim| claim.watch.has_more()) {
             claim.room = ANYTHING;
         }
@@ -83,11 +88,14 @@ impl Claims {
         let mut held = HashSet::new();
         loop {
             // While the database is away, those that just came are told so.
-            let mut heads = if self.closing.is_cancelled() { Vec::new() } else { self.heads(project_id, &claims).await.to_vec() };
+            let mut heads = if self.closing.is_cancelled() { Vec::new() } else { view.heads(occasion, largest(&claims)).await.to_vec() };
             heads.retain(|head| !held.contains(&head.task_id));
-            if mem::take(&mut is_late) {
-                self.measure(&heads, &mut claims).await;
+            // However often it rings: nobody is told of everything that gives a client more room.
+            if mem::take(&mut is_time) {
+                measure(view, occasion, &heads, &mut claims).await;
             }
+            // Now that there is something, nobody waits for other projects.
+            occasion = Occasion::Bell;
             let is_hopeful = |claim: &mut Claim| !claim.is_parked || heads.iter().any(|head| claim.could_take(head, claim.limit()));
             let together: Vec<Claim> = claims.extract_if(.., is_hopeful).take(TOGETHER).collect();
             if together.is_empty() {
@@ -95,7 +103,7 @@ impl Claims {
             }
             let count = together.len();
             self.jobs.tally.woken.add(together.iter().filter(|claim| claim.is_parked).count() as u64);
-            let unserved = self.round(project_id, marks, together).await;
+            let unserved = self.round(view.project_id(), marks, together).await;
             if unserved.len() == count {
                 let is_held = |head: &&Head| unserved.iter().any(|claim| claim.could_take(head, claim.limit()));
                 held.extend(heads.iter().filter(is_held).map(|head| head.task_id));
@@ -105,34 +113,6 @@ impl Claims {
         left.append(&mut claims);
         left.sort_by_key(|claim| claim.number);
         left
-    }
-
-    /// Looks what clients have left, of those that could take something if they had more than when they were last looked at.
-    async fn measure(&self, heads: &[Head], claims: &mut [Claim]) {
-        let is_short = |claim: &&mut Claim| {
-            let with = |limit| heads.iter().any(|head| claim.could_take(head, limit));
-            claim.is_parked && !with(claim.limit()) && with(claim.wish.limit)
-        };
-        let mut short: HashMap<String, Vec<&mut Claim>> = HashMap::new();
-        for claim in claims.iter_mut().filter(is_short) {
-            short.entry(claim.wish.client_id.clone()).or_default().push(claim);
-        }
-        if short.is_empty() {
-            return;
-        }
-        let room = self.outlook.room(short.keys().cloned().collect()).await;
-        for (client, claims) in short {
-            if let Some(room) = room.get(&client) {
-                claims.into_iter().for_each(|claim| claim.room = *room);
-            }
-        }
-    }
-
-    /// What each task's most urgent ready job needs, of those that the largest of these claims would take.
-    async fn heads(&self, project_id: i64, claims: &[Claim]) -> Arc<[Head]> {
-        let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.wish.limit)).max().unwrap_or_default();
-        let most = Resources { cpu: most(|limit| limit.cpu), accelerators: most(|limit| limit.accelerators) };
-        self.outlook.heads(project_id, most).await
     }
 
     /// Answers what can be answered, in one transaction; returns the rest, in the same order.
@@ -176,6 +156,33 @@ impl Claims {
         }
         left
     }
+}
+
+/// Looks what clients have left, of those that could take something if they had more than when they were last looked at.
+async fn measure(view: &mut View, occasion: Occasion, heads: &[Head], claims: &mut [Claim]) {
+    let is_short = |claim: &&mut Claim| {
+        let with = |limit| heads.iter().any(|head| claim.could_take(head, limit));
+        claim.is_parked && !with(claim.limit()) && with(claim.wish.limit)
+    };
+    let mut short: HashMap<String, Vec<&mut Claim>> = HashMap::new();
+    for claim in claims.iter_mut().filter(is_short) {
+        short.entry(claim.wish.client_id.clone()).or_default().push(claim);
+    }
+    if short.is_empty() {
+        return;
+    }
+    let room = view.room(occasion, short.keys().cloned().collect()).await;
+    for (client, claims) in short {
+        if let Some(room) = room.get(&client) {
+            claims.into_iter().for_each(|claim| claim.room = *room);
+        }
+    }
+}
+
+/// The most that any of these claims would take.
+fn largest(claims: &[Claim]) -> Resources {
+    let most = |of: fn(&Resources) -> i32| claims.iter().map(|claim| of(&claim.wish.limit)).max().unwrap_or_default();
+    Resources { cpu: most(|limit| limit.cpu), accelerators: most(|limit| limit.accelerators) }
 }
 
 /// Sees to it that a project is served anew if the task that served it was ended by a panic.
