@@ -371,33 +371,3 @@ async fn what_is_foreign_is_not_there() {
     assert_eq!(api.post("/jobs", job).await.problem(400), format!("There is no project {foreign}."));
     assert_eq!(admin.get("/jobs").await.header("x-total-count"), "2", "nothing was deleted");
 }
-
-/// A key that may only work reports by sending back the job that it read, and can change nothing else.
-#[tokio::test]
-async fn a_worker_may_change_a_jobs_status_and_nothing_else() {
-    let database = TestDatabase::new().await;
-    let admin = make_key(&database, Grants::All(Role::Admin)).await;
-    let worker = make_key(&database, Grants::All(Role::Worker)).await;
-    let process = Process::start_with(&database, &[("DISABLE_AUTH", "false")]).await;
-    let (admin, worker) = (process.api.with_key(admin.expose()), process.api.with_key(worker.expose()));
-    let (project, task) = admin.project_with_task("p").await;
-    let parent = admin.job(project, task, "parent", &[]).await;
-    let body = json!({"name": "j", "project_id": project, "task_id": task, "parameters": {"lr": 1.10, "e": 1e3}, "depends": {parent.to_string(): ""}});
-    let job = admin.post("/jobs", body).await.expect(201)["id"].as_i64().unwrap();
-    worker.set_status(parent, "COMPLETED").await;
-    let claimed = worker.get(&format!("/projects/{project}/fetch_job")).await.expect(200);
-    assert_eq!(claimed["job"]["id"], job);
-    worker.set_status(job, "RUNNING").await;
-    let read = worker.get(&format!("/jobs/{job}")).await.expect(200);
-    let changes = [("name", json!("other")), ("priority", json!(1)), ("parameters", json!({"lr": 1.2})), ("depends", json!({}))];
-    for (field, value) in changes {
-        let mut changed = read.clone();
-        changed["status"] = json!("COMPLETED");
-        changed[field] = value;
-        assert!(worker.put(&format!("/jobs/{job}"), changed).await.problem(403).contains("submit"), "{field}");
-    }
-    assert_eq!(worker.get(&format!("/jobs/{job}")).await.expect(200), read, "nothing was changed");
-    assert_eq!(worker.set_status(job, "COMPLETED").await["status"], "COMPLETED");
-    worker.post("/jobs", json!({"name": "j", "project_id": project, "task_id": task, "parameters": {}})).await.problem(403);
-    worker.delete(&format!("/jobs/{job}")).await.problem(403);
-}

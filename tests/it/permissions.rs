@@ -8,6 +8,7 @@ mod audited;
 mod holders;
 mod needs;
 mod requests;
+mod workers;
 
 use std::collections::BTreeMap;
 

@@ -30,7 +30,7 @@ async fn whoever_changes_the_graph_or_completes_a_parent_comes_before_those_who_
     let client = json!({"id": "node", "name": "n", "entity": "lab", "available_cpu": 9, "available_accelerators": 0});
     api.post("/clients/register", client).await.expect(201);
     let (mut first, watcher) = (database.connect().await, database.connect().await);
-    for what in ["cancel", "complete", "clear"] {
+    for what in ["cancel", "complete", "clear", "edit"] {
         let parent = api.job(project, task, "parent", &[]).await;
         // Below it is one already, so that what becomes of it reaches further. Not where the queue is cleared: who adds to it finds nothing then.
         if what != "clear" {
@@ -47,7 +47,11 @@ async fn whoever_changes_the_graph_or_completes_a_parent_comes_before_those_who_
                 match what {
                     "cancel" => api.post(&format!("/jobs/{parent}/cancel"), json!({})).await.expect(200),
                     "complete" => api.post(&format!("/jobs/{parent}/attempts/1/complete"), json!({})).await.expect(200),
-                    _ => api.delete(&format!("/projects/{project}/queue")).await.expect(200),
+                    "clear" => api.delete(&format!("/projects/{project}/queue")).await.expect(200),
+                    _ => {
+                        let content = json!({"name": "edited", "description": "", "status": "ACTIVE"});
+                        api.put(&format!("/projects/{project}"), content).await.expect(200)
+                    }
                 }
             }
         });

@@ -38,12 +38,79 @@ async fn a_lease_that_has_to_wait_for_its_project_keeps_no_other_projects() {
     let have_failed = async || join_all(others.iter().map(|(_, job)| world.api.status(*job))).await.iter().all(|status| status == "FAILED");
     within(Duration::from_secs(6), "the other leases have ended", have_failed).await;
     assert_eq!(world.api.status(*stuck).await, "QUEUED", "this one waits");
+    let longest = "select coalesce(max(extract(epoch from now() - query_start)), 0)::float8 from pg_stat_activity
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    let keeps_its_place = async || database.query_one(longest, &[]).await.unwrap().get::<_, f64>(0) > 3.0;
+    within(Duration::from_secs(8), "it keeps its place among those who wait", keeps_its_place).await;
     holds.rollback().await.unwrap();
     within(Duration::from_secs(10), "and ends when it can", async || world.api.status(*stuck).await == "FAILED").await;
     world.end().await;
 }
 
-/// What fetches jobs of one project waits, and has half of the pool at most.
+/// Many leases have ended of which more follows, and each takes long to end. Those of another project do not wait for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_take_long_to_end_keep_no_other_projects() {
+    const MANY: usize = 60;
+    let world = World::with(&[("max_attempts", "1")]).await;
+    let database = world.database.connect().await;
+    world.client("rack", 100, 0).await;
+    let parents = world.jobs(MANY).await;
+    for parent in &parents {
+        world.api.job(world.project, world.task, "child", &[*parent]).await;
+    }
+    assert_eq!(world.claim_ids(json!({"client_id": "rack", "max_jobs": MANY})).await, parents);
+    let (other, task) = world.api.project_with_task("other").await;
+    let job = world.api.job(other, task, "j", &[]).await;
+    world.api.job(other, task, "child", &[job]).await;
+    let claimed = world.api.post(&format!("/projects/{other}/claims"), json!({"client_id": "node"})).await.expect(200);
+    assert_eq!(claimed["jobs"][0]["job"]["id"], job);
+    let slow = format!(
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.2); return new; end $$;
+         create trigger slow before update on jobs for each row when (new.status = 'FAILED' and new.project_id = {})
+         execute function slow();",
+        world.project
+    );
+    database.batch_execute(&slow).await.unwrap();
+    let have_ended = async || database.query_one("select count(*) from jobs where status = 'FAILED'", &[]).await.unwrap().get::<_, i64>(0);
+    database.execute("update attempts set lease_expires_at = now() where job_id <> $1", &[&job]).await.unwrap();
+    eventually("they begin to end", || async { have_ended().await > 0 }).await;
+    database.execute("update attempts set lease_expires_at = now() where job_id = $1", &[&job]).await.unwrap();
+    within(Duration::from_secs(5), "the other project's lease has ended", async || world.api.status(job).await == "FAILED").await;
+    let ended = have_ended().await;
+    assert!(ended < 50, "expected it to end before most of those that take long: {ended} have ended");
+    within(Duration::from_secs(30), "they end too", async || have_ended().await == 1 + i64::try_from(MANY).unwrap()).await;
+    world.end().await;
+}
+
+/// Whoever fetches jobs walks past what others hold, and does not wait with those who wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_fetch_jobs_do_not_wait_for_those_who_change_the_graph() {
+    let world = World::new().await;
+    let parent = world.job_with("parent", json!({"not_before": "2999-01-01T00:00:00Z"})).await;
+    let jobs = world.jobs(3).await;
+    let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from projects where id = $1 for update", &[&world.project]).await.unwrap();
+    let changes: Vec<_> = (0..20)
+        .map(|_| {
+            let (api, project, task) = (world.api.clone(), world.project, world.task);
+            tokio::spawn(async move { api.job(project, task, "child", &[parent]).await })
+        })
+        .collect();
+    eventually("as many wait as may", || async { waiting_for_locks(&watcher).await >= 8 }).await;
+    for job in jobs {
+        let fetch = async || world.api.get(&format!("/projects/{}/fetch_job", world.project)).await.expect(200);
+        let fetched = tokio::time::timeout(Duration::from_secs(5), fetch()).await.expect("it is answered while they wait");
+        assert_eq!(fetched["job"]["id"], job);
+    }
+    holds.rollback().await.unwrap();
+    for added in join_all(changes).await {
+        assert_eq!(world.api.status(added.unwrap()).await, "PENDING");
+    }
+    world.end().await;
+}
+
+/// What fetches jobs of one project waits, and has a quarter of the pool at most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_fetch_jobs_of_a_project_leave_connections_to_others() {
     let world = World::new().await;

@@ -49,7 +49,8 @@ fn told<T>(result: &Result<T>) -> &'static str {
         Ok(_) => "done",
         Err(Error::OthersClient(_)) => "others",
         Err(Error::Stale { .. }) => "stale",
-        Err(Error::NotFound(_) | Error::Unregistered(_)) => "missing",
+        Err(Error::NotFound(_)) => "missing",
+        Err(Error::Unregistered(_)) => "unregistered",
         Err(error) => panic!("expected another error than {error}"),
     }
 }
@@ -247,7 +248,7 @@ async fn whoever_claims_speaks_for_their_own_clients_only() {
         ("keys", "stranger", 2, "others"),
         ("keys", "first", 2, "missing"),
         ("keys", "third", 2, "missing"),
-        ("unknown", "first", 1, "missing"),
+        ("unknown", "first", 1, "unregistered"),
         ("unknown", "first", 2, "missing"),
     ] {
         assert_eq!(told(&claim(client, owner(Some(key), None), project).await), expected, "{client} {key} {project}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::World;
-use crate::support::eventually;
+use crate::support::{eventually, waiting_for_locks};
 
 /// Who makes jobs ready looks each second, and a job's time comes between two looks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,6 +34,37 @@ async fn a_job_that_is_due_in_a_moment_is_given_out_in_that_moment() {
     late.sort_unstable();
     // By chance a look falls in the right moment, but not seven times of nine.
     assert!(late[6] < Duration::from_millis(250), "expected most jobs within 250 ms of their time: {late:?}");
+    world.end().await;
+}
+
+/// While a change is made it holds its job, and whoever claims walks past it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_given_out_at_once_when_a_change_of_it_is_refused() {
+    let world = World::new().await;
+    let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
+    let mut times = Vec::new();
+    for n in 0..5 {
+        let (job, task) = (world.job("j").await, world.task(&format!("{n}"), 1, 0).await);
+        // Nobody knows whether the task that the job is to have is there, until this ends.
+        let deletes = holder.transaction().await.unwrap();
+        deletes.execute("delete from tasks where id = $1", &[&task]).await.unwrap();
+        let refused = tokio::spawn({
+            let (api, mut content) = (world.api.clone(), world.api.get(&format!("/jobs/{job}")).await.expect(200).clone());
+            content["task_id"] = json!(task);
+            async move { api.put(&format!("/jobs/{job}"), content).await.problem(400) }
+        });
+        eventually("the change waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
+        let waits = world.waiting(&world.api).await;
+        let began = Instant::now();
+        deletes.commit().await.unwrap();
+        let (at, claimed) = waits.await.unwrap();
+        times.push(at - began);
+        assert_eq!(claimed["jobs"][0]["job"]["id"], job);
+        refused.await.unwrap();
+        world.say(job, 1, "complete", json!({})).await.expect(200);
+    }
+    times.sort_unstable();
+    assert!(times[2] < Duration::from_millis(600), "expected most answers sooner than who waits looks by itself: {times:?}");
     world.end().await;
 }
 

@@ -215,7 +215,84 @@ async fn read(database: &Database, query: Query, params: Params<'_>, count: usiz
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::{
+        future::{join, join_all},
+        poll,
+    };
+    use tokio::{sync::Semaphore, task::yield_now};
+
     use super::*;
+
+    /// Tells what it is asked, as many times as the gate lets through, and takes long where 13 is asked for.
+    struct Echo {
+        gate: Semaphore,
+        calls: Mutex<Vec<Vec<u32>>>,
+    }
+
+    impl Ask for Echo {
+        type Question = u32;
+        type Answer = Told<u32>;
+        type Place = ();
+
+        const MOST: usize = 1024;
+
+        fn place(&self, _: &u32) {}
+
+        async fn ask(&self, questions: &[(Arc<u32>, usize)]) -> Vec<Told<u32>> {
+            let questions: Vec<u32> = questions.iter().map(|(question, _)| **question).collect();
+            self.calls.lock().unwrap().push(questions.clone());
+            yield_now().await;
+            self.gate.acquire().await.expect("it stays open").forget();
+            let took_long = questions.contains(&13);
+            questions.into_iter().map(|what| Told { what, took_long }).collect()
+        }
+    }
+
+    fn echo(calls: usize) -> Batches<Echo> {
+        Batches::new(Echo { gate: Semaphore::new(calls), calls: Mutex::default() })
+    }
+
+    fn calls(batches: &Batches<Echo>) -> Vec<Vec<u32>> {
+        std::mem::take(&mut batches.asker().calls.lock().unwrap())
+    }
+
+    #[tokio::test]
+    async fn whoever_heard_a_bell_waits_for_no_other_project() {
+        let batches = echo(0);
+        let mut paces: [Pace; 4] = Default::default();
+        let [first, second, third, rung] = &mut paces;
+        let mut first = pin!(first.ask(&batches, Occasion::Time, 1));
+        let mut second = pin!(second.ask(&batches, Occasion::Time, 2));
+        let mut third = pin!(third.ask(&batches, Occasion::Time, 3));
+        let mut rung = pin!(rung.ask(&batches, Occasion::Bell, 4));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
+        assert!(poll!(&mut rung).is_pending());
+        assert_eq!(calls(&batches), [[1], [4]], "two wait for the first, and whoever heard a bell does not");
+        batches.asker().gate.add_permits(3);
+        assert_eq!((first.await, rung.await), (1, 4));
+        assert_eq!(join(second, third).await, (2, 3));
+        assert_eq!(calls(&batches), [[2, 3]]);
+    }
+
+    #[tokio::test]
+    async fn a_project_of_which_the_answer_takes_long_soon_keeps_no_others_waiting() {
+        let batches = echo(100);
+        let mut paces: [Pace; 4] = Default::default();
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            let projects = paces.iter_mut().zip([1, 13, 2, 3]);
+            let told = join_all(projects.map(|(pace, project)| pace.ask(&batches, Occasion::Time, project))).await;
+            assert_eq!(told, [1, 13, 2, 3]);
+            asked.push(calls(&batches));
+        }
+        assert_eq!(asked[0], [vec![1], vec![13, 2, 3]], "nobody knows of it");
+        assert_eq!(asked[1], [[1], [13], [2], [3]], "who was asked for with it asks alone once");
+        assert_eq!(asked[2], [vec![1], vec![13], vec![2, 3]], "and together again");
+        let is_slow = paces.map(|pace| pace.is_slow);
+        assert_eq!(is_slow, [false, true, false, false]);
+    }
 
     #[test]
     fn all_projects_look_again_at_once_and_servers_at_different_times() {
