@@ -220,7 +220,7 @@ impl From<queue::Error> for Error {
 
 fn of_queue(error: &queue::Error) -> Error {
     use queue::Error::{
-        Archived, Circular, Database, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, OthersClient,
+        Archived, Circular, Database, Held, InFlight, NameTaken, NotFound, NotNow, OnlyStatus, OtherProject, OtherRequest, OthersClient,
         PageTooLarge, Shared, Stale, UnknownDependency, UnknownProject, UnknownTask, Unregistered, Unserved, Waited,
     };
     let refused = |status| Error::new(status, error.to_string());
@@ -229,6 +229,7 @@ fn of_queue(error: &queue::Error) -> Error {
         OnlyStatus | OthersClient(_) => refused(StatusCode::FORBIDDEN),
         Stale { current, .. } => refused(StatusCode::CONFLICT).with(|wrong| wrong.current_attempt = Some(*current)),
         NameTaken(_) | Waited { .. } | NotNow { .. } | InFlight => refused(StatusCode::CONFLICT),
+        Held(_) => Error::unavailable(error.to_string()),
         OtherRequest => Error::invalid(vec!["header".into(), "Idempotency-Key".into()], "invalid", error.to_string()),
         UnknownProject(_) | UnknownTask { .. } | UnknownDependency { .. } | Circular(_) | OtherProject(..) | Archived(_) => {
             refused(StatusCode::BAD_REQUEST)

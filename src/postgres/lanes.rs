@@ -2,7 +2,7 @@
 //!
 //! Transactions that wait for each other's locks wait with a connection in their hands. Those of one project alone could so take every connection and
 //! stop all other projects. So each is in a *lane*, and a lane holds a part of the pool at most; the rest of it waits here, without a connection. (Two projects can
-//! still take everything, and a pool of one connection has only one lane.)
+//! still take everything, and so can one where the pool has fewer than four connections.)
 
 use std::{
     collections::HashMap,

@@ -210,8 +210,8 @@ impl Database {
         self.checkout(&self.pool, Some(place)).await
     }
 
-    /// The same for a statement that walks past what others have locked in a project: those of one project have at most a quarter of the pool, and wait for it no longer than
-    /// anybody waits for a connection.
+    /// The same for a statement that walks past what others have locked in a project: those of one project have at most a quarter of the pool, and wait for their place in it no
+    /// longer than anybody waits for a connection.
     ///
     /// # Errors
     ///

@@ -231,6 +231,12 @@ impl Bell {
     pub(in crate::queue) async fn wait(&self) {
         self.notify.notified().await;
     }
+
+    /// The same, and whoever waits next is told of it too.
+    pub(in crate::queue) async fn stirs(&self) {
+        self.notify.notified().await;
+        self.notify.notify_one();
+    }
 }
 
 #[cfg(test)]

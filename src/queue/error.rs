@@ -121,6 +121,9 @@ pub enum Error {
         /// What could be done.
         hint: &'static str,
     },
+    /// Somebody holds it for longer than one may wait for that.
+    #[error("Somebody is changing {0}, or deleting it, and it takes a while. Try again in a moment.")]
+    Held(Thing),
     /// The same request is being done for somebody else.
     #[error("A request with this Idempotency-Key is being done right now. Try again in a moment.")]
     InFlight,

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -27,8 +28,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SPARED: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// In how many projects leases are ended one by one at a time. Where somebody changes much that has to wait.
+/// In how many projects leases are ended one by one at a time; and in how many together with those where that takes longer than so, as where somebody changes
+/// much of a project.
 const PROJECTS: usize = 4;
+const STUCK_PROJECTS: usize = 8;
+const STUCK: Duration = Duration::from_secs(2);
 
 /// How long at least between two looks for jobs that are due: jobs that become so one after the other are swept together.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -166,13 +170,25 @@ impl Sweeper {
     /// Takes back one by one what is left, beside the sweeps, and each project's beside those of others: it may have to wait for somebody who changes much of a project.
     async fn end_on(&self, mut late: watch::Receiver<Vec<Late>>) {
         let (mut waiting, mut taken) = (HashMap::new(), HashSet::new());
+        let (all, quick) = (Semaphore::new(STUCK_PROJECTS), Semaphore::new(PROJECTS));
+        let (all, quick) = (&all, &quick);
         let mut turns = FuturesUnordered::new();
         loop {
-            while turns.len() < PROJECTS
-                && let Some((project, late)) = waiting.extract_if(|project, _| !taken.contains(project)).next()
-            {
-                taken.insert(project);
-                turns.push(async move { (project, self.jobs.sweep_late(late).await) });
+            for (project, late) in waiting.extract_if(|project, _| taken.insert(*project)) {
+                turns.push(async move {
+                    // First come first served.
+                    let _place = all.acquire().await;
+                    let quick = quick.acquire().await;
+                    let mut turn = pin!(self.jobs.sweep_late(late));
+                    let swept = match timeout(STUCK, &mut turn).await {
+                        Ok(swept) => swept,
+                        Err(_) => {
+                            drop(quick);
+                            turn.await
+                        }
+                    };
+                    (project, swept)
+                });
             }
             tokio::select! {
                 changed = late.changed() => {

@@ -1,5 +1,5 @@
 -- Ends leases that have ended by now, where nothing follows from it for other jobs: the job may be tried again, and waits for nothing; or it has failed or is to be
--- cancelled, and nothing depends on it. The jobs were locked by a statement before this one (attempts/expired.sql), so that all edges to them are seen.
+-- cancelled, and nothing depends on it. An attempt that somebody holds just now, as a heartbeat does, is passed over. The jobs were locked by a statement before this one (attempts/expired.sql), so that all edges to them are seen.
 -- $1 job ids, $2 attempts a job has by default, $3 backoff in seconds by default, $4 where backoff in seconds stops to grow
 with late as materialized (
     select a.job_id, a.number, a.client_id, a.cancel_requested
@@ -8,7 +8,7 @@ with late as materialized (
     join attempts a on a.job_id = j.id and a.number = j.attempt
     where a.ended_at is null and a.lease_expires_at <= clock_timestamp() and j.status in ('QUEUED', 'RUNNING')
     order by a.job_id
-    for no key update of a
+    for no key update of a skip locked
 ), judged as materialized (
     select j.id, late.number, late.client_id, j.project_id, j.unmet, j.failed_attempts + case when late.cancel_requested then 0 else 1 end as failed_attempts,
            case

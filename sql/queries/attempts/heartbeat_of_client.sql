@@ -1,20 +1,28 @@
--- Extends the leases of everything that a client runs; no lease is extended any more once its client is to give up the job. Where its attempts begin is in its
--- row (claims/held.sql).
+-- Extends the leases of everything that a client runs; no lease is extended any more once its client is to give up the job. Tells of attempts that somebody else
+-- holds just now that they do, and waits for nobody. Where a client's attempts begin is in its row (claims/held.sql).
 -- $1 client id
 with bound as materialized (
     select case when live_from <= last_value then live_from else 0 end as sequence
     from clients
     cross join attempts_sequence_seq
     where id = $1
-), locked as materialized (
+), live as materialized (
     select job_id, number
     from attempts
     where client_id = $1 and sequence >= (select bound.sequence from bound) and ended_at is null and lease_seconds is not null
-    order by job_id
-    for no key update
+), locked as materialized (
+    select a.job_id, a.number
+    from attempts a
+    join live on live.job_id = a.job_id and live.number = a.number
+    where a.ended_at is null
+    for no key update of a skip locked
+), extended as (
+    update attempts
+    set lease_expires_at = case when cancel_requested then lease_expires_at else clock_timestamp() + make_interval(secs => lease_seconds) end
+    from locked
+    where attempts.job_id = locked.job_id and attempts.number = locked.number
+    returning attempts.job_id, attempts.number, attempts.lease_expires_at, attempts.cancel_requested
 )
-update attempts
-set lease_expires_at = case when cancel_requested then lease_expires_at else clock_timestamp() + make_interval(secs => lease_seconds) end
-from locked
-where attempts.job_id = locked.job_id and attempts.number = locked.number and attempts.ended_at is null
-returning attempts.job_id, attempts.number, attempts.status, attempts.lease_expires_at, attempts.cancel_requested
+select live.job_id, live.number, extended.lease_expires_at, extended.cancel_requested, extended.job_id is null as is_held
+from live
+left join extended on extended.job_id = live.job_id and extended.number = live.number

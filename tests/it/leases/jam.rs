@@ -110,10 +110,72 @@ async fn clients_that_fetch_jobs_do_not_wait_for_those_who_change_the_graph() {
     world.end().await;
 }
 
+/// Somebody changes or deletes jobs that run, which takes a while. Their clients beat for them, and take no connection from others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_beat_for_what_somebody_holds_leave_connections_to_others() {
+    let world = World::new().await;
+    world.client("rack", 100, 0).await;
+    let jobs = world.jobs(20).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "rack", "max_jobs": 20})).await, jobs);
+    let free = world.job("free").await;
+    assert_eq!(world.claim_ids(json!({"client_id": "rack"})).await, [free]);
+    let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
+    watcher.execute("update clients set last_heartbeat = now() - interval '1 minute' where id = 'rack'", &[]).await.unwrap();
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from attempts where job_id <> $1 for update", &[&free]).await.unwrap();
+    let holds_it: i32 = holds.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let behind = "select count(*) from pg_stat_activity where $1 = any (pg_blocking_pids(pid))";
+    let wait_for_it = async || watcher.query_one(behind, &[&holds_it]).await.unwrap().get::<_, i64>(0);
+    let paths = |job: &i64| [format!("/jobs/{job}/attempts/1/heartbeat"), "/clients/rack/heartbeat".to_owned()];
+    let beat = |path: String| {
+        let api = world.api.clone();
+        tokio::spawn(async move { api.post(&path, json!({})).await })
+    };
+    let beats: Vec<_> = jobs.iter().flat_map(paths).map(beat).collect();
+    for _ in 0..10 {
+        world.api.get("/projects").await.expect(200);
+        assert_eq!(wait_for_it().await, 0, "nobody waits for that with a connection");
+    }
+    let left = world.say(free, 1, "heartbeat", json!({})).await.expect(200);
+    assert_eq!(left["cancel_requested"], false, "what nobody holds is extended");
+    for beat in beats {
+        assert!(beat.await.unwrap().problem(503).starts_with("Somebody is changing attempt 1 of job"));
+    }
+    let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'rack'";
+    assert!(watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0), "the client is there");
+    // It is tried again as long as there is hope.
+    let beats: Vec<_> = jobs[..2].iter().flat_map(paths).map(beat).collect();
+    holds.rollback().await.unwrap();
+    for beat in beats {
+        beat.await.unwrap().expect(200);
+    }
+    world.end().await;
+}
+
+/// A lease has ended, and somebody holds its attempt. Those of others end all the same, and this one when it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_somebody_holds_keeps_no_other_from_its_end() {
+    let world = World::new().await;
+    let jobs = world.jobs(3).await;
+    assert_eq!(world.claim_ids(json!({"client_id": "node", "max_jobs": 3})).await, jobs);
+    let (mut holder, database) = (world.database.connect().await, world.database.connect().await);
+    // They are about to end, and then do while this one is held.
+    let soon = "update attempts set lease_expires_at = now() + interval '3 seconds'";
+    database.execute(soon, &[]).await.unwrap();
+    let holds = holder.transaction().await.unwrap();
+    holds.execute("select from attempts where job_id = $1 for update", &[&jobs[0]]).await.unwrap();
+    let have_ended = async || join_all(jobs[1..].iter().map(|job| world.api.status(*job))).await.iter().all(|status| status == "PENDING");
+    within(Duration::from_secs(9), "the other leases have ended", have_ended).await;
+    assert_eq!(world.api.status(jobs[0]).await, "QUEUED", "this one's end waits");
+    holds.rollback().await.unwrap();
+    within(Duration::from_secs(6), "and ends when it can", async || world.api.status(jobs[0]).await == "PENDING").await;
+    world.end().await;
+}
+
 /// What fetches jobs of one project waits, and has a quarter of the pool at most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_fetch_jobs_of_a_project_leave_connections_to_others() {
-    let world = World::new().await;
+    let world = World::with(&[("database_checkout_timeout_seconds", "60")]).await;
     world.jobs(40).await;
     let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
     let holds = holder.transaction().await.unwrap();
@@ -128,6 +190,7 @@ async fn clients_that_fetch_jobs_of_a_project_leave_connections_to_others() {
     for _ in 0..10 {
         world.api.get("/projects").await.expect(200);
     }
+    assert_eq!(waiting_for_locks(&watcher).await, 4, "a quarter of 16 connections");
     holds.rollback().await.unwrap();
     let mut fetched: Vec<_> = join_all(fetches).await.into_iter().map(|job| job.unwrap().expect("there is one for each")).collect();
     fetched.sort_unstable();

@@ -4,11 +4,14 @@
 //! names its attempt, and what it says of one that is over changes nothing ([`Error::Stale`]): so a client that was thought dead and comes back cannot do
 //! harm, and neither can an answer that got lost, since a report that comes twice is answered twice.
 //!
-//! The job's row is locked before the attempt's. A heartbeat takes no job's: who ends an attempt writes its row too.
+//! The job's row is locked before the attempt's. A heartbeat takes no job's, and waits for no attempt's: who ends an attempt writes its row too.
 
+mod beats;
 mod lapse;
 mod report;
 mod together;
+
+pub use beats::{Beat, Left};
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
@@ -159,30 +162,6 @@ impl Outcome {
     }
 }
 
-/// That a client is still at it.
-#[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "the fields are those of Attempt")]
-pub struct Beat {
-    pub job_id: i64,
-    pub number: i32,
-    pub progress: Option<f64>,
-    pub message: Option<String>,
-    /// The last lines so far.
-    pub log_tail: Option<String>,
-    /// How long the lease lasts from now on, if not as before.
-    pub lease_seconds: Option<i32>,
-}
-
-/// What is left of an attempt after a heartbeat.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are those of Attempt")]
-pub struct Left {
-    pub job_id: i64,
-    pub number: i32,
-    pub lease_expires_at: Option<DateTime<Utc>>,
-    pub cancel_requested: bool,
-}
-
 impl Store {
     /// One attempt.
     ///
@@ -201,40 +180,6 @@ impl Store {
         let params: Params<'_> = &[&job_id, &page.after, &page.skip, &page.limit];
         Ok(Listing::read(sql::LIST, &client, params, attempt, |row| row.get::<_, Option<i32>>("number").is_none()).await?)
     }
-
-    /// Extends a lease.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`], [`Error::Stale`].
-    pub async fn heartbeat(&self, beat: &Beat) -> Result<Left> {
-        if let Some(left) = self.heartbeats(std::slice::from_ref(beat), None).await?.pop() {
-            return Ok(left);
-        }
-        let job = self.get(beat.job_id).await?;
-        let attempt = self.attempt(beat.job_id, beat.number).await?;
-        Err(stale(&attempt, job.attempt, job.status))
-    }
-
-    /// Extends many leases, or those of them that are this client's. What is over, or somebody else's, is missing in what comes back.
-    pub async fn heartbeats(&self, beats: &[Beat], client_id: Option<&str>) -> Result<Vec<Left>> {
-        let jobs: Vec<i64> = beats.iter().map(|beat| beat.job_id).collect();
-        let numbers: Vec<i32> = beats.iter().map(|beat| beat.number).collect();
-        let progress: Vec<Option<f64>> = beats.iter().map(|beat| beat.progress).collect();
-        let messages: Vec<Option<&str>> = beats.iter().map(|beat| beat.message.as_deref()).collect();
-        let leases: Vec<Option<i32>> = beats.iter().map(|beat| beat.lease_seconds).collect();
-        let tails: Vec<Option<&str>> = beats.iter().map(|beat| beat.log_tail.as_deref()).collect();
-        let client = self.database.client().await?;
-        let rows = sql::HEARTBEAT.all(&client, &[&jobs, &numbers, &progress, &messages, &leases, &tails, &client_id]).await?;
-        Ok(rows.iter().map(left).collect())
-    }
-
-    /// Extends all leases of a client.
-    pub async fn heartbeat_of_client(&self, client_id: &str) -> Result<Vec<Left>> {
-        let client = self.database.client().await?;
-        let rows = sql::HEARTBEAT_OF_CLIENT.all(&client, &[&client_id]).await?;
-        Ok(rows.iter().map(left).collect())
-    }
 }
 
 /// Lets the attempt of a job, whose row is locked, follow what the job is set to. Tells whose it was, if it ended.
@@ -245,15 +190,6 @@ pub(super) async fn follow(transaction: &Transaction<'_>, job: &Locked, status: 
 
 fn stale(attempt: &Attempt, current: i32, job_status: Status) -> Error {
     Error::Stale { job: attempt.job_id, number: attempt.number, status: attempt.status.as_str(), current, job_status: job_status.as_str() }
-}
-
-fn left(row: &Row) -> Left {
-    Left {
-        job_id: row.get("job_id"),
-        number: row.get("number"),
-        lease_expires_at: row.get("lease_expires_at"),
-        cancel_requested: row.get("cancel_requested"),
-    }
 }
 
 fn attempt(row: &Row) -> Attempt {

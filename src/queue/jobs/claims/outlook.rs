@@ -1,5 +1,6 @@
 //! What there may be for those who wait. When nobody rang, all projects of a server ask together, so few statements tell it, however many wait in however many
-//! projects. Where a bell rang it is asked at once and alone; so does a project of which the answer takes long, so that no other one waits for it.
+//! projects. Where a bell rang, or somebody comes meanwhile, it is asked at once and alone; so does a project of which the answer takes long, so that no other one waits
+//! for it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::Head;
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
         Database, Query, Row,
         query::{Params, claims as sql},
     },
-    queue::jobs::Resources,
+    queue::{bells::Bell, jobs::Resources},
 };
 
 /// How long it is not looked again without anybody ringing: from so long to twice as long.
@@ -24,12 +25,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1000);
 
 /// How long an answer takes that is long: so long, and so much longer for each that is asked for.
 const LONG: Duration = Duration::from_millis(100);
-const LONG_EACH: Duration = Duration::from_millis(2);
+const LONG_EACH: Duration = Duration::from_micros(200);
+
+/// Of the connections to the database, one of so many is for projects of which the answer takes long.
+const SHARE: usize = 4;
 
 /// What is asked of the database for those who wait at this server.
 pub(super) struct Outlook {
     heads: Batches<Heads>,
     rooms: Batches<Rooms>,
+    /// For those who ask alone though nobody rang.
+    alone: Semaphore,
     looks: Looks,
 }
 
@@ -37,6 +43,7 @@ pub(super) struct Outlook {
 pub(super) struct View {
     outlook: Arc<Outlook>,
     project_id: i64,
+    bell: Arc<Bell>,
     next: Instant,
     heads: Pace,
     room: Pace,
@@ -83,14 +90,21 @@ struct Largest {
 
 impl Outlook {
     pub(super) fn new(database: &Database) -> Self {
-        Self { heads: Batches::new(Heads(database.clone())), rooms: Batches::new(Rooms(database.clone())), looks: Looks::default() }
+        let alone = (database.stats().pool_size / SHARE).max(1);
+        Self {
+            heads: Batches::new(Heads(database.clone())),
+            rooms: Batches::new(Rooms(database.clone())),
+            alone: Semaphore::new(alone),
+            looks: Looks::default(),
+        }
     }
 }
 
 impl View {
-    pub(super) fn new(outlook: Arc<Outlook>, project_id: i64) -> Self {
+    /// That of a project with this bell.
+    pub(super) fn new(outlook: Arc<Outlook>, project_id: i64, bell: Arc<Bell>) -> Self {
         let next = outlook.looks.next(Instant::now());
-        Self { outlook, project_id, next, heads: Pace::default(), room: Pace::default() }
+        Self { outlook, project_id, bell, next, heads: Pace::default(), room: Pace::default() }
     }
 
     /// Of which project it is.
@@ -115,25 +129,44 @@ impl View {
 
     /// What each task's most urgent ready job needs, of those that need no more than this. Nothing while the database is away.
     pub(super) async fn heads(&mut self, occasion: Occasion, most: Resources) -> Arc<[Head]> {
-        self.heads.ask(&self.outlook.heads, occasion, Largest { project_id: self.project_id, most }).await
+        let Self { outlook, project_id, bell, heads, .. } = self;
+        heads.ask(&outlook.heads, &outlook.alone, bell, occasion, Largest { project_id: *project_id, most }).await
     }
 
     /// What clients have left, and maybe others. Nothing while the database is away.
     pub(super) async fn room(&mut self, occasion: Occasion, mut clients: Vec<String>) -> Arc<Room> {
         clients.sort_unstable();
-        self.room.ask(&self.outlook.rooms, occasion, clients).await
+        let Self { outlook, bell, room, .. } = self;
+        room.ask(&outlook.rooms, &outlook.alone, bell, occasion, clients).await
     }
 }
 
 impl Pace {
-    async fn ask<A: Ask<Answer = Told<T>>, T>(&mut self, batches: &Batches<A>, occasion: Occasion, question: A::Question) -> T {
+    async fn ask<A, T>(&mut self, batches: &Batches<A>, alone: &Semaphore, bell: &Bell, occasion: Occasion, question: A::Question) -> T
+    where
+        A: Ask<Answer = Told<T>>,
+        A::Question: Clone,
+    {
         let told = match occasion {
-            Occasion::Time if !self.is_slow => batches.ask(question).await.1,
-            Occasion::Time | Occasion::Bell => batches.ask_alone(question).await,
+            Occasion::Bell => batches.ask_alone(question).await,
+            Occasion::Time => tokio::select! {
+                biased;
+                () = bell.stirs() => batches.ask_alone(question.clone()).await,
+                told = self.ask_in_turn(batches, alone, question.clone()) => told,
+            },
         };
         // Whoever was asked for together with what takes long asks alone once.
         self.is_slow = told.took_long;
         told.what
+    }
+
+    async fn ask_in_turn<A: Ask<Answer = Told<T>>, T>(&self, batches: &Batches<A>, alone: &Semaphore, question: A::Question) -> Told<T> {
+        if self.is_slow {
+            // Nobody closes it.
+            let _place = alone.acquire().await;
+            return batches.ask_alone(question).await;
+        }
+        batches.ask(question).await.1
     }
 }
 
@@ -254,6 +287,19 @@ mod tests {
         Batches::new(Echo { gate: Semaphore::new(calls), calls: Mutex::default() })
     }
 
+    /// A project's, where one at a time is slow.
+    #[derive(Default)]
+    struct Asker {
+        pace: Pace,
+        bell: Bell,
+    }
+
+    impl Asker {
+        async fn ask(&mut self, batches: &Batches<Echo>, occasion: Occasion, question: u32) -> u32 {
+            self.pace.ask(batches, &Semaphore::new(1), &self.bell, occasion, question).await
+        }
+    }
+
     fn calls(batches: &Batches<Echo>) -> Vec<Vec<u32>> {
         std::mem::take(&mut batches.asker().calls.lock().unwrap())
     }
@@ -261,8 +307,8 @@ mod tests {
     #[tokio::test]
     async fn whoever_heard_a_bell_waits_for_no_other_project() {
         let batches = echo(0);
-        let mut paces: [Pace; 4] = Default::default();
-        let [first, second, third, rung] = &mut paces;
+        let mut askers: [Asker; 4] = Default::default();
+        let [first, second, third, rung] = &mut askers;
         let mut first = pin!(first.ask(&batches, Occasion::Time, 1));
         let mut second = pin!(second.ask(&batches, Occasion::Time, 2));
         let mut third = pin!(third.ask(&batches, Occasion::Time, 3));
@@ -277,20 +323,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_hears_a_bell_while_others_are_asked_for_waits_no_longer() {
+        let batches = echo(0);
+        let (mut first, mut waits) = (Asker::default(), Asker::default());
+        let bell = Arc::new(std::mem::take(&mut waits.bell));
+        let alone = Semaphore::new(1);
+        let mut first = pin!(first.ask(&batches, Occasion::Time, 1));
+        let mut waits = pin!(waits.pace.ask(&batches, &alone, &bell, Occasion::Time, 2));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut waits).is_pending());
+        bell.ring();
+        assert!(poll!(&mut waits).is_pending());
+        assert_eq!(calls(&batches), [[1], [2]]);
+        batches.asker().gate.add_permits(2);
+        assert_eq!((waits.await, first.await), (2, 1));
+        assert!(poll!(pin!(bell.wait())).is_ready() && bell.has_rung(), "it is looked again for what it rang for");
+        assert_eq!(calls(&batches), [[0; 0]; 0], "nobody is asked for who asked alone");
+    }
+
+    #[tokio::test]
     async fn a_project_of_which_the_answer_takes_long_soon_keeps_no_others_waiting() {
         let batches = echo(100);
-        let mut paces: [Pace; 4] = Default::default();
+        let mut askers: [Asker; 4] = Default::default();
         let mut asked = Vec::new();
         for _ in 0..3 {
-            let projects = paces.iter_mut().zip([1, 13, 2, 3]);
-            let told = join_all(projects.map(|(pace, project)| pace.ask(&batches, Occasion::Time, project))).await;
+            let projects = askers.iter_mut().zip([1, 13, 2, 3]);
+            let told = join_all(projects.map(|(asker, project)| asker.ask(&batches, Occasion::Time, project))).await;
             assert_eq!(told, [1, 13, 2, 3]);
             asked.push(calls(&batches));
         }
         assert_eq!(asked[0], [vec![1], vec![13, 2, 3]], "nobody knows of it");
         assert_eq!(asked[1], [[1], [13], [2], [3]], "who was asked for with it asks alone once");
         assert_eq!(asked[2], [vec![1], vec![13], vec![2, 3]], "and together again");
-        let is_slow = paces.map(|pace| pace.is_slow);
+        let is_slow = askers.map(|asker| asker.pace.is_slow);
         assert_eq!(is_slow, [false, true, false, false]);
     }
 

@@ -26,7 +26,7 @@ impl Claims {
         let bell = self.jobs.bells.hear(project_id);
         let marks = Mutex::default();
         let mut parked: Vec<Claim> = Vec::new();
-        let mut view = View::new(self.outlook.clone(), project_id);
+        let mut view = View::new(self.outlook.clone(), project_id, bell.clone());
         loop {
             let Some(new) = self.arrived(project_id, parked.is_empty()) else {
                 serving.is_done = true;
