@@ -45,9 +45,10 @@ impl Error {
         let Some(source) = self.source() else { return true };
         let Some(state) = source.code() else { return true };
         // Connection exceptions, transaction rollback, insufficient resources, operator intervention (restart, statement time-out),
-        // and a server that has become a standby.
+        // a server that has become a standby, and a transaction that waited for too long for this program.
         ["08", "40", "53", "57"].iter().any(|class| state.code().starts_with(class))
             || *state == SqlState::LOCK_NOT_AVAILABLE
+            || *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
             || *state == SqlState::READ_ONLY_SQL_TRANSACTION
     }
 

@@ -85,14 +85,19 @@ pub(super) fn connection_config(settings: &Settings) -> Result<Config, SetupErro
     Ok(config)
 }
 
+/// How long a transaction waits for its next statement. They follow each other within milliseconds: after that the server has vanished without a word, and what it
+/// holds, as the clients that it was serving, is for others.
+const VANISHED: Duration = Duration::from_secs(5);
+
 /// What holds in every session. A pooler's sessions are its own: there it is for the pooler to say this (`deploy/pgbouncer`).
 fn session(settings: &Settings) -> String {
     let timeout = Duration::from_secs(settings.database_statement_timeout_seconds).as_millis();
     // The statements are written so that one plan is right for all values (sql/README.md). Left to itself PostgreSQL plans a claim anew each time, which
     // takes longer than the claim. JIT costs more than it gives for statements that take microseconds. Whoever waited for a lock must see what was done
     // under it, whatever the database's default is.
+    let idle = VANISHED.as_millis();
     format!(
-        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c plan_cache_mode=force_generic_plan -c jit=off \
+        "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={idle} -c plan_cache_mode=force_generic_plan -c jit=off \
          -c default_transaction_isolation=read\\ committed"
     )
 }

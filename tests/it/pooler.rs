@@ -186,7 +186,7 @@ async fn sessions_have_what_a_server_would_say_itself() {
     let pooler = Pooler::start(&database).await;
     for (name, expected) in [
         ("statement_timeout", "25s"),
-        ("idle_in_transaction_session_timeout", "25s"),
+        ("idle_in_transaction_session_timeout", "5s"),
         ("plan_cache_mode", "force_generic_plan"),
         ("jit", "off"),
         ("default_transaction_isolation", "read committed"),

@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::Notify;
+use whatsnext::{
+    postgres::{Transaction, Work, query::claims::ARRIVE},
+    queue,
+};
 
 use super::World;
 use crate::support::{eventually, id, waiting_for_locks, within};
@@ -244,5 +249,43 @@ async fn what_others_hold_keeps_nobody_from_what_there_is() {
     assert!(late[5] < Duration::from_millis(600), "expected most answers at once: {late:?}");
     crowd.iter().for_each(tokio::task::JoinHandle::abort);
     holds.rollback().await.unwrap();
+    world.end().await;
+}
+
+/// A server that vanishes while it serves a client's claim.
+struct Vanishes {
+    is_serving: Notify,
+    is_back: Notify,
+}
+
+impl Work for Vanishes {
+    type Output = ();
+    type Error = queue::Error;
+
+    async fn run(&self, transaction: &Transaction<'_>) -> queue::Result<()> {
+        let (nobody, no_key): (Option<i64>, Option<&str>) = (None, None);
+        let arrived = ARRIVE.all(transaction, &[&vec!["node"], &vec![nobody], &vec![no_key]]).await?;
+        assert_eq!(arrived.len(), 1);
+        self.is_serving.notify_one();
+        self.is_back.notified().await;
+        ARRIVE.all(transaction, &[&vec!["node"], &vec![nobody], &vec![no_key]]).await.map(drop).map_err(Into::into)
+    }
+}
+
+/// It holds the client, which the load balancer has sent to another server by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_vanished_keeps_its_clients_from_others_for_a_moment_only() {
+    let world = World::new().await;
+    let job = world.job("j").await;
+    let (there, vanishes) = (world.database.database(), Vanishes { is_serving: Notify::new(), is_back: Notify::new() });
+    let elsewhere = async {
+        vanishes.is_serving.notified().await;
+        let claimed = tokio::time::timeout(Duration::from_secs(10), world.claim_ids(json!({"client_id": "node"}))).await;
+        assert_eq!(claimed.expect("the other server's transaction has ended"), [job]);
+        vanishes.is_back.notify_one();
+    };
+    let (lost, ()) = tokio::join!(there.transaction(&vanishes), elsewhere);
+    let Err(queue::Error::Database(error)) = lost else { panic!("expected it to have lost its transaction") };
+    assert!(error.is_transient(), "whoever asked it may ask again: {error:?}");
     world.end().await;
 }
