@@ -102,6 +102,23 @@ async fn claims(api: &Api, database: &TestDatabase) {
             println!("| claim, {name}, p{percentile} at 1,000,000 ready ÷ at 1,000 | {many:.2?} ÷ {few:.2?} = {ratio:.2} | {bar} |");
         }
     }
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..1_000 {
+        for (side, times) in sides.iter().zip(&mut times) {
+            let start = Instant::now();
+            api.get(&format!("/projects/{}/stats", side.project)).await.expect(200);
+            times.push(start.elapsed());
+        }
+    }
+    let [few, many] = times.map(|mut times| {
+        times.sort_unstable();
+        times
+    });
+    for (percentile, bar) in [(50, "milliseconds"), (99, "milliseconds")] {
+        let (few, many) = (at(&few, percentile), at(&many, percentile));
+        let ratio = many.as_secs_f64() / few.as_secs_f64();
+        println!("| how a project stands, p{percentile} at 1,000,000 ready ÷ at 1,000 | {many:.2?} ÷ {few:.2?} = {ratio:.2} | {bar} |");
+    }
 }
 
 /// A project with a small and a large task.

@@ -29,7 +29,7 @@ const SPARED: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// In how many projects leases are ended one by one at a time; and in how many together with those where that takes longer than so, as where somebody changes
-/// much of a project.
+/// much of a project: half of the pool at most.
 const PROJECTS: usize = 4;
 const STUCK_PROJECTS: usize = 8;
 const STUCK: Duration = Duration::from_secs(2);
@@ -170,7 +170,8 @@ impl Sweeper {
     /// Takes back one by one what is left, beside the sweeps, and each project's beside those of others: it may have to wait for somebody who changes much of a project.
     async fn end_on(&self, mut late: watch::Receiver<Vec<Late>>) {
         let (mut waiting, mut taken) = (HashMap::new(), HashSet::new());
-        let (all, quick) = (Semaphore::new(STUCK_PROJECTS), Semaphore::new(PROJECTS));
+        let most = STUCK_PROJECTS.min(self.jobs.connections() / 2).max(1);
+        let (all, quick) = (Semaphore::new(most), Semaphore::new(PROJECTS));
         let (all, quick) = (&all, &quick);
         let mut turns = FuturesUnordered::new();
         loop {

@@ -1,5 +1,5 @@
--- Extends the leases of attempts that live; no lease is extended any more once its client is to give up the job. Gives back what is left, for each; and of those
--- that somebody else holds just now, that they do. Waits for nobody. Their clients are alive, which is noted now and then.
+-- Extends the leases of attempts that live; no lease is extended any more once its client is to give up the job. Gives back what is left, for each, and
+-- whether somebody else holds it just now, so that it was not extended. Waits for nobody. Their clients are alive, which is noted now and then.
 -- One array element a heartbeat: $1 job ids, $2 numbers, $3 progress or null, $4 message or null, $5 lease in seconds or null for the claim's,
 -- $6 log tail or null; $7 only of this client, or null for any. Of an attempt that comes twice what is said last counts, as if it had come later.
 with beats as materialized (
@@ -12,7 +12,7 @@ with beats as materialized (
          as beat (job_id, number, progress, message, lease_seconds, log_tail, place)
     group by beat.job_id, beat.number
 ), live as materialized (
-    select a.job_id, a.number, a.client_id
+    select a.job_id, a.number, a.client_id, a.lease_expires_at, a.cancel_requested
     from attempts a
     join beats on beats.job_id = a.job_id and beats.number = a.number
     where a.ended_at is null and ($7::text is null or a.client_id = $7)
@@ -47,6 +47,8 @@ with beats as materialized (
     where attempts.job_id = locked.job_id and attempts.number = locked.number
     returning attempts.job_id, attempts.number, attempts.lease_expires_at, attempts.cancel_requested
 )
-select live.job_id, live.number, extended.lease_expires_at, extended.cancel_requested, extended.job_id is null as is_held
+select live.job_id, live.number, extended.job_id is null as is_held,
+       case when extended.job_id is null then live.lease_expires_at else extended.lease_expires_at end as lease_expires_at,
+       case when extended.job_id is null then live.cancel_requested else extended.cancel_requested end as cancel_requested
 from live
 left join extended on extended.job_id = live.job_id and extended.number = live.number

@@ -1,5 +1,5 @@
--- Extends the leases of everything that a client runs; no lease is extended any more once its client is to give up the job. Tells of attempts that somebody else
--- holds just now that they do, and waits for nobody. Where a client's attempts begin is in its row (claims/held.sql).
+-- Extends the leases of everything that a client runs; no lease is extended any more once its client is to give up the job. Tells of each
+-- whether somebody else holds it just now, so that it was not extended, and waits for nobody. Where a client's attempts begin is in its row (claims/held.sql).
 -- $1 client id
 with bound as materialized (
     select case when live_from <= last_value then live_from else 0 end as sequence
@@ -7,7 +7,7 @@ with bound as materialized (
     cross join attempts_sequence_seq
     where id = $1
 ), live as materialized (
-    select job_id, number
+    select job_id, number, lease_expires_at, cancel_requested
     from attempts
     where client_id = $1 and sequence >= (select bound.sequence from bound) and ended_at is null and lease_seconds is not null
 ), locked as materialized (
@@ -23,6 +23,8 @@ with bound as materialized (
     where attempts.job_id = locked.job_id and attempts.number = locked.number
     returning attempts.job_id, attempts.number, attempts.lease_expires_at, attempts.cancel_requested
 )
-select live.job_id, live.number, extended.lease_expires_at, extended.cancel_requested, extended.job_id is null as is_held
+select live.job_id, live.number, extended.job_id is null as is_held,
+       case when extended.job_id is null then live.lease_expires_at else extended.lease_expires_at end as lease_expires_at,
+       case when extended.job_id is null then live.cancel_requested else extended.cancel_requested end as cancel_requested
 from live
 left join extended on extended.job_id = live.job_id and extended.number = live.number

@@ -90,10 +90,9 @@ impl Store {
     ///
     /// [`Error::Unregistered`].
     pub async fn heartbeat(&self, id: &str) -> Result<()> {
-        match self.change(&sql::HEARTBEAT, id).await? {
-            true => Ok(()),
-            false => Err(Error::Unregistered(id.to_owned())),
-        }
+        let connection = self.database.client().await?;
+        let row = sql::HEARTBEAT.maybe(&connection, &[&id]).await?;
+        row.map(drop).ok_or_else(|| Error::Unregistered(id.to_owned()))
     }
 
     /// Marks a client as gone.

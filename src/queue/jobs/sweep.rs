@@ -87,6 +87,11 @@ impl Store {
         (expired, left)
     }
 
+    /// How many connections to the database there may be.
+    pub fn connections(&self) -> usize {
+        self.database.stats().pool_size
+    }
+
     /// Makes jobs ready whose time has come. Returns in how many seconds the next one is due, if any will be.
     pub async fn sweep_due(&self) -> Result<Option<f64>> {
         self.make_due().await?;

@@ -59,6 +59,7 @@ async fn what_a_claim_names_is_strict() {
         (json!({"client_id": "node", "max_jobs": 101}), "max_jobs"),
         (json!({"client_id": "node", "lease_seconds": 0}), "lease_seconds"),
         (json!({"client_id": "node", "lease_seconds": 31_536_000}), "lease_seconds"),
+        (json!({"client_id": "node", "lease_seconds": 86_401}), "lease_seconds"),
         (json!({"client_id": "node", "wait_seconds": 61}), "wait_seconds"),
         (json!({"client_id": "node", "available_cpu": -1}), "available_cpu"),
         (json!({"client_id": "node", "available_accelerators": -1}), "available_accelerators"),
@@ -69,6 +70,19 @@ async fn what_a_claim_names_is_strict() {
     ] {
         let detail = world.api.post(&format!("/projects/{}/claims", world.project), wrong.clone()).await.problem(422);
         assert!(detail.contains(place), "{wrong}: {detail}");
+    }
+    // Nor has anybody, or does anything need, less than nothing.
+    let client = json!({"id": "less", "name": "less", "entity": "lab", "available_cpu": 1, "available_accelerators": 1});
+    let task = json!({"name": "less", "project_id": world.project, "required_cpu": 1, "required_accelerators": 1});
+    for (path, body, places) in [
+        ("/clients/register", client, ["available_cpu", "available_accelerators"]),
+        ("/tasks", task, ["required_cpu", "required_accelerators"]),
+    ] {
+        for place in places {
+            let mut less = body.clone();
+            less[place] = json!(-1);
+            assert!(world.api.post(path, less).await.problem(422).contains(place), "{path} {place}");
+        }
     }
     let unknown = world.api.post(&format!("/projects/{}/claims", world.project), json!({"client_id": "nobody"})).await;
     assert_eq!(unknown.problem(404), "There is no client \"nobody\"; register it first: POST /clients/register.");

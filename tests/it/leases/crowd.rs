@@ -101,9 +101,16 @@ async fn ten_thousand_claims_may_wait_and_are_served_in_their_order() {
     sleep(Duration::from_secs(3)).await;
     let rate = (transactions(&watcher).await - first) as f64 / began.elapsed().as_secs_f64() / SERVERS as f64;
     assert!(rate < 40.0, "expected that a server asks PostgreSQL now and then, not {rate} times a second");
-    let connections = "select count(*) from pg_stat_activity where application_name = 'whatsnext' and datname = current_database()";
-    let connections: i64 = watcher.query_one(connections, &[]).await.unwrap().get(0);
-    assert!(connections <= 16 * SERVERS as i64, "expected the pools' connections and no more: {connections}");
+    // Whoever waits has none, and only now and then somebody looks.
+    let at_work =
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'";
+    let mut at_work_at_once = Vec::new();
+    for _ in 0..20 {
+        at_work_at_once.push(watcher.query_one(at_work, &[]).await.unwrap().get::<_, i64>(0));
+        sleep(Duration::from_millis(20)).await;
+    }
+    at_work_at_once.sort_unstable();
+    assert!(at_work_at_once[10] <= SERVERS as i64, "expected most connections to be idle most of the time: {at_work_at_once:?}");
     let channel = format!("{}:ready", database.name());
     let redis = redis::Client::open(store_url("WHATSNEXT_TEST_REDIS_URL")).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();

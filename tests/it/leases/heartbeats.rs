@@ -29,6 +29,9 @@ async fn a_heartbeat_and_the_end_of_its_client_do_not_lock_each_other_out() {
     eventually("the end waits", || async { waiting_for_locks(&watcher).await == 1 }).await;
     let beat = tokio::time::timeout(Duration::from_secs(5), world.say(job, 1, "heartbeat", json!({})));
     beat.await.expect("the heartbeat waits for nobody").expect(200);
+    let beat = tokio::time::timeout(Duration::from_secs(5), world.api.post("/clients/node/heartbeat", json!({})));
+    let beaten = beat.await.expect("nor does one for all that the client runs").expect(200);
+    assert_eq!(beaten["attempts"][0]["job_id"], job);
     assert_eq!(waiting_for_locks(&watcher).await, 1, "the end waits still");
     holds.rollback().await.unwrap();
     assert_eq!(end.await.unwrap(), 204);

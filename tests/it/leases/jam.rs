@@ -1,9 +1,12 @@
 //! One project in which everything waits is nothing to the others.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use whatsnext::{
     postgres::{Transaction, Work, query::claims::ARRIVE},
@@ -13,42 +16,48 @@ use whatsnext::{
 use super::World;
 use crate::support::{eventually, id, waiting_for_locks, within};
 
-/// Somebody holds a project's graph, and a lease has ended there of which more follows. The leases of others end as they should, also those of which more follows.
+/// Somebody holds the graphs of several projects, and in each a lease has ended of which more follows. The leases of others end as they should, also those of which
+/// more follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_has_to_wait_for_its_project_keeps_no_other_projects() {
+    const JAMMED: usize = 6;
     let world = World::with(&[("max_attempts", "1")]).await;
     let (mut holder, database) = (world.database.connect().await, world.database.connect().await);
     let mut jobs = Vec::new();
-    for name in ["jammed", "other"] {
-        let (project, task) = world.api.project_with_task(name).await;
+    world.client("rack", 100, 0).await;
+    for n in 0..=JAMMED {
+        let (project, task) = world.api.project_with_task(&format!("{n}")).await;
         for is_parent in [true, false] {
             let job = world.api.job(project, task, "j", &[]).await;
             if is_parent {
                 world.api.job(project, task, "child", &[job]).await;
             }
-            let claimed = world.api.post(&format!("/projects/{project}/claims"), json!({"client_id": "node"})).await.expect(200);
+            let claimed = world.api.post(&format!("/projects/{project}/claims"), json!({"client_id": "rack"})).await.expect(200);
             assert_eq!(claimed["jobs"][0]["job"]["id"], job);
             jobs.push((project, job));
         }
     }
-    let [(jammed, stuck), _, others @ ..] = &jobs[..] else { unreachable!("there are four") };
+    let (of_jammed, others) = jobs.split_at(2 * JAMMED);
+    let (jammed, stuck): (Vec<i64>, Vec<i64>) = of_jammed.iter().step_by(2).copied().unzip();
     let holds = holder.transaction().await.unwrap();
-    holds.execute("select from projects where id = $1 for update", &[jammed]).await.unwrap();
+    holds.execute("select from projects where id = any ($1) for update", &[&jammed]).await.unwrap();
     let late = "update attempts set lease_expires_at = now() where job_id = $1";
-    database.execute(late, &[stuck]).await.unwrap();
-    eventually("its end waits", || async { waiting_for_locks(&database).await >= 1 }).await;
+    database.execute("update attempts set lease_expires_at = now() where job_id = any ($1)", &[&stuck]).await.unwrap();
+    // Four at first, and more when these have waited for long.
+    eventually("their ends wait", || async { waiting_for_locks(&database).await == 6 }).await;
     for (_, job) in others {
         database.execute(late, &[job]).await.unwrap();
     }
     let have_failed = async || join_all(others.iter().map(|(_, job)| world.api.status(*job))).await.iter().all(|status| status == "FAILED");
     within(Duration::from_secs(6), "the other leases have ended", have_failed).await;
-    assert_eq!(world.api.status(*stuck).await, "QUEUED", "this one waits");
+    let of_stuck = async || join_all(stuck.iter().map(|job| world.api.status(*job))).await;
+    assert_eq!(of_stuck().await, ["QUEUED"; JAMMED], "these wait");
     let longest = "select coalesce(max(extract(epoch from now() - query_start)), 0)::float8 from pg_stat_activity
                    where wait_event_type = 'Lock' and datname = current_database()";
     let keeps_its_place = async || database.query_one(longest, &[]).await.unwrap().get::<_, f64>(0) > 3.0;
-    within(Duration::from_secs(8), "it keeps its place among those who wait", keeps_its_place).await;
+    within(Duration::from_secs(8), "they keep their places among those who wait", keeps_its_place).await;
     holds.rollback().await.unwrap();
-    within(Duration::from_secs(10), "and ends when it can", async || world.api.status(*stuck).await == "FAILED").await;
+    within(Duration::from_secs(10), "and they end when they can", async || of_stuck().await == ["FAILED"; JAMMED]).await;
     world.end().await;
 }
 
@@ -126,34 +135,44 @@ async fn clients_that_beat_for_what_somebody_holds_leave_connections_to_others()
     assert_eq!(world.claim_ids(json!({"client_id": "rack"})).await, [free]);
     let (mut holder, watcher) = (world.database.connect().await, world.database.connect().await);
     watcher.execute("update clients set last_heartbeat = now() - interval '1 minute' where id = 'rack'", &[]).await.unwrap();
+    watcher.execute("update attempts set cancel_requested = true where job_id = $1", &[&jobs[0]]).await.unwrap();
     let holds = holder.transaction().await.unwrap();
     holds.execute("select from attempts where job_id <> $1 for update", &[&free]).await.unwrap();
     let holds_it: i32 = holds.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let behind = "select count(*) from pg_stat_activity where $1 = any (pg_blocking_pids(pid))";
     let wait_for_it = async || watcher.query_one(behind, &[&holds_it]).await.unwrap().get::<_, i64>(0);
-    let paths = |job: &i64| [format!("/jobs/{job}/attempts/1/heartbeat"), "/clients/rack/heartbeat".to_owned()];
+    let before: String = world.attempt(free, 1).await["lease_expires_at"].as_str().unwrap().to_owned();
     let beat = |path: String| {
         let api = world.api.clone();
         tokio::spawn(async move { api.post(&path, json!({})).await })
     };
-    let beats: Vec<_> = jobs.iter().flat_map(paths).map(beat).collect();
+    let for_one = |job: &i64| beat(format!("/jobs/{job}/attempts/1/heartbeat"));
+    let for_all = || beat("/clients/rack/heartbeat".to_owned());
+    let (ones, alls): (Vec<_>, Vec<_>) = jobs.iter().map(|job| (for_one(job), for_all())).unzip();
     for _ in 0..10 {
         world.api.get("/projects").await.expect(200);
         assert_eq!(wait_for_it().await, 0, "nobody waits for that with a connection");
     }
     let left = world.say(free, 1, "heartbeat", json!({})).await.expect(200);
     assert_eq!(left["cancel_requested"], false, "what nobody holds is extended");
-    for beat in beats {
-        assert!(beat.await.unwrap().problem(503).starts_with("Somebody is changing attempt 1 of job"));
+    for one in ones {
+        assert!(one.await.unwrap().problem(503).starts_with("Somebody is changing attempt 1 of job"));
+    }
+    for all in alls {
+        let all = all.await.unwrap().expect(200);
+        let told: BTreeMap<i64, &Value> =
+            all["attempts"].as_array().unwrap().iter().map(|left| (left["job_id"].as_i64().unwrap(), left)).collect();
+        assert_eq!(told.len(), 21, "what was not extended is told of as it stands");
+        assert!(told[&free]["lease_expires_at"].as_str() > Some(&before), "and the others are extended");
+        assert!(told.iter().all(|(job, left)| left["cancel_requested"] == (*job == jobs[0])));
     }
     let heard = "select last_heartbeat > now() - interval '30 seconds' from clients where id = 'rack'";
     assert!(watcher.query_one(heard, &[]).await.unwrap().get::<_, bool>(0), "the client is there");
     // It is tried again as long as there is hope.
-    let beats: Vec<_> = jobs[..2].iter().flat_map(paths).map(beat).collect();
+    let (one, all) = (for_one(&jobs[1]), for_all());
     holds.rollback().await.unwrap();
-    for beat in beats {
-        beat.await.unwrap().expect(200);
-    }
+    one.await.unwrap().expect(200);
+    all.await.unwrap().expect(200);
     world.end().await;
 }
 

@@ -287,7 +287,10 @@ mod tests {
         Batches::new(Echo { gate: Semaphore::new(calls), calls: Mutex::default() })
     }
 
-    /// A project's, where one at a time is slow.
+    /// One project at a time may be slow.
+    static ALONE: Semaphore = Semaphore::const_new(1);
+
+    /// A project's.
     #[derive(Default)]
     struct Asker {
         pace: Pace,
@@ -296,7 +299,7 @@ mod tests {
 
     impl Asker {
         async fn ask(&mut self, batches: &Batches<Echo>, occasion: Occasion, question: u32) -> u32 {
-            self.pace.ask(batches, &Semaphore::new(1), &self.bell, occasion, question).await
+            self.pace.ask(batches, &ALONE, &self.bell, occasion, question).await
         }
     }
 
@@ -356,6 +359,21 @@ mod tests {
         assert_eq!(asked[2], [vec![1], vec![13], vec![2, 3]], "and together again");
         let is_slow = askers.map(|asker| asker.pace.is_slow);
         assert_eq!(is_slow, [false, true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn projects_of_which_answers_take_long_share_a_part_of_the_connections() {
+        let (batches, alone) = (echo(0), Semaphore::new(1));
+        let slow = || Asker { pace: Pace { is_slow: true }, bell: Bell::default() };
+        let (mut one, mut other, mut rung) = (slow(), slow(), slow());
+        let mut one = pin!(one.pace.ask(&batches, &alone, &one.bell, Occasion::Time, 1));
+        let mut other = pin!(other.pace.ask(&batches, &alone, &other.bell, Occasion::Time, 2));
+        let mut rung = pin!(rung.pace.ask(&batches, &alone, &rung.bell, Occasion::Bell, 3));
+        assert!(poll!(&mut one).is_pending() && poll!(&mut other).is_pending() && poll!(&mut rung).is_pending());
+        assert_eq!(calls(&batches), [[1], [3]], "the other one waits until the first is answered, and nobody who heard a bell");
+        batches.asker().gate.add_permits(3);
+        assert_eq!((one.await, other.await, rung.await), (1, 2, 3));
+        assert_eq!(calls(&batches), [[2]]);
     }
 
     #[test]
