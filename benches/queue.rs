@@ -1,7 +1,7 @@
 //! What the queue costs, over HTTP with default settings: submitting in batches, claiming at depth, fan-in and fan-out.
 //!
-//! `deploy/bench.sh` starts PostgreSQL and Redis and runs it, all of it or what is named (`submit`, `claims`, `fan`); it prints a table in Markdown. Load generator, server, PostgreSQL and Redis share the
-//! machine, so read ratios rather than numbers. What is compared is measured in turns in one run, so that whatever disturbs one disturbs the other.
+//! `deploy/bench.sh` starts PostgreSQL and Redis and runs it; it prints a table in Markdown. Rows of one kind come with `cargo bench --bench queue -- fan`
+//! (`submit`, `claims`, `fan`), where the stores are. Load generator, server, PostgreSQL and Redis share the machine, so read ratios rather than numbers. What is compared is measured in turns in one run, so that whatever disturbs one disturbs the other.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is a benchmark")]
 

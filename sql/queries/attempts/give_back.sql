@@ -1,5 +1,6 @@
 -- Ends leases that have ended by now, where nothing follows from it for other jobs: the job may be tried again, and waits for nothing; or it has failed or is to be
--- cancelled, and nothing depends on it. An attempt that somebody holds just now, as a heartbeat does, is passed over. The jobs were locked by a statement before this one (attempts/expired.sql), so that all edges to them are seen.
+-- cancelled, and nothing depends on it. An attempt that somebody holds just now, as a heartbeat does, is passed over. The jobs were locked by a statement before
+-- this one (attempts/expired.sql), so that all edges to them are seen.
 -- $1 job ids, $2 attempts a job has by default, $3 backoff in seconds by default, $4 where backoff in seconds stops to grow
 with late as materialized (
     select a.job_id, a.number, a.client_id, a.cancel_requested
